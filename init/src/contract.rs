@@ -1,0 +1,77 @@
+//! What init expects of the archive it runs from. The packer builds by these definitions and the tools read them,
+//! so the two cannot drift.
+
+/// A device node of the archive: path, permission bits, major and minor number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Path in the archive, without a leading slash.
+    pub path: &'static str,
+    /// Permission bits.
+    pub mode: u32,
+    /// Major device number.
+    pub major: u32,
+    /// Minor device number.
+    pub minor: u32,
+}
+
+/// Character devices that must exist before devtmpfs is mounted: the kernel opens /dev/console for descriptors
+/// 0 to 2 before it starts /init, and Rust's runtime aborts where it cannot open /dev/null.
+pub const NODES: [Node; 2] = [
+    Node { path: "dev/console", mode: 0o600, major: 5, minor: 1 },
+    Node { path: "dev/null", mode: 0o666, major: 1, minor: 3 },
+];
+
+/// Empty directories of the archive.
+pub const DIRECTORIES: [&str; 9] = ["dev", "etc", "etc/rootbeam", "lib", "lib/modules", "proc", "run", "sbin", "sys"];
+
+/// The program that the kernel starts, and its other name, by which the kernel requests modules.
+pub const INIT: &str = "init";
+/// Symbolic link to [`INIT`]: `kernel.modprobe` as every stock kernel has it.
+pub const MODPROBE: &str = "sbin/modprobe";
+/// An os-release file; its presence is what marks an initrd for systemd and others.
+pub const INITRD_RELEASE: &str = "etc/initrd-release";
+/// Command-line words packed with the archive, one or more a line, `#` to the end of the line is a comment.
+/// Words of the real command line come after them, so they win.
+pub const CONFIG: &str = "etc/rootbeam/config";
+/// Public minisign keys, one file each.
+pub const KEYS: &str = "etc/rootbeam/keys";
+/// Trusted root certificates for https, PEM.
+pub const CA: &str = "etc/rootbeam/ca.pem";
+/// A statically linked busybox; there only where the packer was told `--shell`.
+pub const SHELL: &str = "bin/busybox";
+/// Build time of the archive in seconds since 1970, decimal: the wall clock is raised to it.
+pub const BUILD_TIME: &str = "etc/rootbeam/build-time";
+
+/// Where the modules of kernel `release` lie, without a leading slash.
+pub fn modules_dir(release: &str) -> String {
+    format!("lib/modules/{release}")
+}
+
+/// Modules that a boot may need whatever the hardware: filesystems, loop, packet sockets for DHCP. A kernel that
+/// has them built in lists them in `modules.builtin`.
+pub const CORE_MODULES: [&str; 6] = ["loop", "squashfs", "erofs", "overlay", "fuse", "af_packet"];
+
+/// `argv[0]` of the workers. The leading `@` tells systemd's killing spree to spare them.
+pub mod role {
+    /// Links and addresses.
+    pub const NET: &str = "@rootbeam-net";
+    /// The image in memory and its verification.
+    pub const STORE: &str = "@rootbeam-store";
+    /// HTTP.
+    pub const FETCH: &str = "@rootbeam-fetch";
+}
+
+/// Descriptors that a worker inherits beyond 0 to 2.
+pub mod fd {
+    /// The worker's SEQPACKET channel to PID 1 (net and store).
+    pub const CHANNEL: i32 = 3;
+    /// The fetch worker's SEQPACKET channel to the store.
+    pub const STORE_CHANNEL: i32 = 3;
+    /// The image memfd (store only).
+    pub const IMAGE: i32 = 4;
+    /// The staging ring's memfd (store and fetch).
+    pub const RING: i32 = 5;
+}
+
+/// Size of the staging ring between fetch and store, in bytes.
+pub const RING_BYTES: usize = 8 << 20;

@@ -1,0 +1,1 @@
+//! The fetch worker: URLs and ranges in, bytes out.

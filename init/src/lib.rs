@@ -1,0 +1,29 @@
+//! The init of a machine that boots into RAM: PID 1 of an initramfs, its workers, and the definitions
+//! (command line, manifest, archive contract) that the host tools share with it.
+//!
+//! `boot` is the story. Every other room is one step of it or one worker; only `sys` talks to the kernel.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
+
+pub mod contract;
+pub mod digest;
+pub mod failure;
+pub mod fetch;
+pub mod label;
+pub mod manifest;
+pub mod messages;
+pub mod modules;
+pub mod net;
+pub mod settings;
+pub mod store;
+pub mod sys;

@@ -1,0 +1,3 @@
+//! The static binary `/init`.
+
+fn main() {}

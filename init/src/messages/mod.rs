@@ -1,0 +1,13 @@
+//! What the processes of a boot say to each other: one serde enum a direction, one packet a message over
+//! SEQPACKET socketpairs. What PID 1 receives are enums, numbers, addresses and [`Label`](crate::label::Label)s;
+//! it renders its own text from them.
+
+mod net;
+mod store;
+pub mod wire;
+
+pub use net::{Addressing, Carrier, Lease, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress};
+pub use store::{
+    Compressor, FetchCause, FetchNews, FetchOrder, FilesystemKind, Head, ImageFacts, Range, SourceIndex, StoreCause,
+    StoreNews, StoreOrder, Tally, TlsFault, Trust, Wanted,
+};

@@ -1,0 +1,367 @@
+//! PID 1 and the store; the store and the fetch worker.
+
+use crate::digest::Sha256;
+use crate::label::Label;
+use serde::{Deserialize, Serialize};
+
+/// The place of a source in the order of `rootbeam.image=`, from 0. PID 1 knows the URL behind it.
+pub type SourceIndex = u8;
+
+/// What to fetch and what to hold it against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// URLs of the image in order of preference, checked by the settings.
+    pub sources: Vec<String>,
+    /// The whole image's SHA-256 from the command line.
+    pub sha256: Option<Sha256>,
+    /// Whether an image with neither manifest nor hash is refused.
+    pub require_verified: bool,
+    /// Release of the running kernel, compared with the manifest's.
+    pub kernel: Label,
+    /// Seconds without a byte after which a connection counts as stalled.
+    pub stall_seconds: u32,
+}
+
+/// PID 1 to the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreOrder {
+    /// Begin. Sent once; everything that was verified stays over any later trouble.
+    Start(Wanted),
+    /// A fetch worker was started; its channel comes with this packet as a descriptor (SCM_RIGHTS). Data that the
+    /// one before had left in the ring is void.
+    Fetcher,
+    /// The image of that size may be held: answer to `StoreNews::Size`.
+    Admitted,
+    /// After `Failed` with a passing cause: go on where it stopped.
+    Again,
+    /// The boot is over: exit with 0.
+    Finish,
+}
+
+/// How well the bytes are vouched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// A signed manifest, checked with a packed key.
+    Signed,
+    /// A hash on the command line.
+    Pinned,
+    /// A manifest or checksum file from a server, not signed: guards against damage, not against the server.
+    Checksummed,
+    /// Nothing to hold the bytes against.
+    Unverified,
+}
+
+/// The filesystem of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilesystemKind {
+    /// squashfs 4.0.
+    Squashfs,
+    /// erofs.
+    Erofs,
+}
+
+/// Compressors by the names that the kernel uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Compressor {
+    None,
+    Gzip,
+    Lzma,
+    Lzo,
+    Xz,
+    Lz4,
+    Zstd,
+    Deflate,
+}
+
+/// What the store found in the complete, verified image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// Its filesystem.
+    pub filesystem: FilesystemKind,
+    /// Its compressor.
+    pub compressor: Compressor,
+    /// True size in bytes; the memfd is rounded up to 4096.
+    pub size: u64,
+    /// SHA-256 of the whole image, where it was computed or is vouched for by the manifest.
+    pub sha256: Option<Sha256>,
+    /// How well it is vouched for.
+    pub trust: Trust,
+    /// The manifest's version.
+    pub version: Option<u64>,
+}
+
+/// Counts of a fetch, for progress and report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Size of the image.
+    pub total: u64,
+    /// Bytes in the memfd that passed verification (without chunk hashes: that arrived).
+    pub verified: u64,
+    /// Bytes that came over the wire for the image, repeats included.
+    pub fetched: u64,
+    /// Chunks whose hash was wrong.
+    pub rejected_chunks: u64,
+    /// Requests made.
+    pub requests: u32,
+    /// Connections that failed, by any cause.
+    pub failures: u32,
+}
+
+/// What TLS objected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsFault {
+    /// The certificate is not valid yet, or no longer, by this machine's clock.
+    Time,
+    /// The certificate is for another name.
+    Name,
+    /// No packed root signed it, or there are no packed roots.
+    Issuer,
+    /// Anything else of the handshake.
+    Other,
+}
+
+/// Why one request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FetchCause {
+    /// The name has no address (definite answer).
+    NameUnknown,
+    /// No name server answered, or with a passing error.
+    NameServer,
+    /// Connection refused.
+    Refused,
+    /// No route, or the host does not answer.
+    Unreachable,
+    /// The connection broke.
+    Reset,
+    /// No byte for the stall limit.
+    Stalled,
+    /// TLS objected.
+    Tls(TlsFault),
+    /// An answer other than 200 and 206.
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// `Retry-After`, in seconds.
+        retry_after: Option<u32>,
+    },
+    /// More redirects than are followed, or one that is not allowed (https to http).
+    Redirect,
+    /// The body ended early.
+    Short,
+    /// The answer contradicts itself or the request: wrong range, unasked encoding.
+    Protocol,
+    /// The fetch worker died.
+    WorkerDied,
+}
+
+/// Why the store gave up, or pauses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreCause {
+    /// Every source failed; the last cause of the one that got furthest.
+    Fetch {
+        /// The source.
+        source: SourceIndex,
+        /// What it failed with.
+        cause: FetchCause,
+    },
+    /// The manifest is refused.
+    ManifestTooLarge {
+        /// Where it came from.
+        source: SourceIndex,
+        /// Its size as far as it is known.
+        bytes: u64,
+    },
+    /// The manifest is not readable as one.
+    ManifestMalformed {
+        /// Where it came from.
+        source: SourceIndex,
+    },
+    /// The manifest describes another file than the one that is there: size or name differ.
+    ManifestOfAnotherImage {
+        /// Where it came from.
+        source: SourceIndex,
+        /// Size in the manifest.
+        said: u64,
+        /// Size of the file that the server has.
+        found: u64,
+    },
+    /// The chunk list does not match the manifest.
+    ChunkList {
+        /// Where it came from.
+        source: SourceIndex,
+    },
+    /// The manifest requires another kernel.
+    Kernel {
+        /// The release that it requires.
+        required: Label,
+    },
+    /// Chunk `chunk` has the wrong hash from every source.
+    WrongChunk {
+        /// Number of the chunk, from 0.
+        chunk: u64,
+        /// Of how many.
+        chunks: u64,
+        /// First byte.
+        offset: u64,
+        /// The last source asked.
+        source: SourceIndex,
+    },
+    /// The whole image has the wrong hash.
+    WrongHash {
+        /// The hash asked for.
+        expected: Sha256,
+        /// The hash found.
+        found: Sha256,
+    },
+    /// No bytes.
+    Empty {
+        /// Where it came from.
+        source: SourceIndex,
+    },
+    /// The file ends before the length in its own superblock.
+    Truncated {
+        /// Bytes that are there.
+        size: u64,
+        /// Bytes that the filesystem needs.
+        needed: u64,
+    },
+    /// Neither squashfs nor erofs.
+    NotAFilesystem {
+        /// The first bytes.
+        magic: [u8; 4],
+    },
+    /// The superblock contradicts itself.
+    Superblock {
+        /// The filesystem that it claims to be.
+        filesystem: FilesystemKind,
+    },
+    /// Verification is required and there is nothing to verify by.
+    Unverified,
+    /// The kernel refused memory for the image.
+    Memory {
+        /// The error number.
+        errno: i32,
+    },
+}
+
+/// The store to PID 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreNews {
+    /// The size is known: may it be held? Answered by `Admitted`, or by the end of the boot.
+    Size {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Where the fetch stands; at most ten a second.
+    Progress(Tally),
+    /// A source failed and is tried again, or the next one is.
+    Trouble {
+        /// The source.
+        source: SourceIndex,
+        /// The cause.
+        cause: FetchCause,
+        /// Until the next try, in milliseconds.
+        pause_ms: u32,
+    },
+    /// A fetch worker is wanted: none is there, or it is stuck and shall be ended first.
+    NeedFetcher,
+    /// The image is complete, verified and sealed.
+    Done {
+        /// What it is.
+        facts: ImageFacts,
+        /// How it came.
+        tally: Tally,
+    },
+    /// It failed. After a passing cause, `Again` goes on.
+    Failed(StoreCause),
+}
+
+/// A half-open byte range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+/// The store to the fetch worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FetchOrder {
+    /// Request `url`; answered by `Head`, `Data`…, `End`, or by `Failed`. One job runs at a time; the next order
+    /// is taken up when it has ended.
+    Get {
+        /// Number of the job, rising.
+        job: u32,
+        /// The URL.
+        url: String,
+        /// The bytes wanted; none is the whole file without a Range header.
+        range: Option<Range>,
+        /// A strong validator for If-Range.
+        if_range: Option<String>,
+        /// Give up the body after so many bytes.
+        limit: u64,
+        /// Seconds without a byte after which the job fails with `Stalled`.
+        stall_seconds: u32,
+    },
+    /// Give a job up; answered by its `Failed` or `End` if that is not on its way already.
+    Cancel {
+        /// Its number.
+        job: u32,
+    },
+    /// So many bytes of the ring are free again.
+    Consumed {
+        /// Bytes.
+        bytes: u32,
+    },
+}
+
+/// The head of an answer, reduced to what the store uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// 200 or 206.
+    pub status: u16,
+    /// Content-Length.
+    pub length: Option<u64>,
+    /// From Content-Range: the range, and the whole size where it is given.
+    pub range: Option<Range>,
+    /// The whole file's size where the answer tells it.
+    pub size: Option<u64>,
+    /// A strong ETag, or Last-Modified, fit for If-Range; at most 512 bytes.
+    pub validator: Option<String>,
+}
+
+/// The fetch worker to the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FetchNews {
+    /// The answer began.
+    Head {
+        /// The job.
+        job: u32,
+        /// The head.
+        head: Head,
+    },
+    /// So many further bytes of the body stand in the ring, behind those before.
+    Data {
+        /// The job.
+        job: u32,
+        /// Bytes.
+        bytes: u32,
+    },
+    /// The body is complete.
+    End {
+        /// The job.
+        job: u32,
+    },
+    /// The job failed; the bytes announced before still count.
+    Failed {
+        /// The job.
+        job: u32,
+        /// Why.
+        cause: FetchCause,
+    },
+}

@@ -1,0 +1,1 @@
+//! Kernel modules: which, in what order, for which device.

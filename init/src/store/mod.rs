@@ -1,0 +1,1 @@
+//! The store worker: the image in memory, its chunks and their hashes.

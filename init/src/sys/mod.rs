@@ -1,0 +1,1 @@
+//! The only place that names syscall crates; each call beside the kernel rule it follows.

@@ -1,0 +1,1 @@
+//! The initramfs archive: newc, module closure, assembly, inspection.

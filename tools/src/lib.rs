@@ -1,0 +1,1 @@
+//! What the `rootbeam` command is made of, a file a subcommand.
