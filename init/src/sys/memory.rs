@@ -1,0 +1,119 @@
+//! Anonymous memory files: the image, and the staging ring between fetch and store.
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Creates an empty memfd that may be sealed. It is closed on exec.
+pub fn create(name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?)
+}
+
+/// Seals `memfd` for good: no write, no change of size, no further seal. The kernel refuses (EBUSY) while a shared
+/// writable mapping of it exists anywhere, which is why the image is written by pwrite.
+pub fn seal(memfd: impl AsFd) -> io::Result<()> {
+    let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    Ok(rustix::fs::fcntl_add_seals(memfd, all)?)
+}
+
+/// Whether `memfd` is sealed against every change.
+pub fn is_sealed(memfd: impl AsFd) -> io::Result<bool> {
+    let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    Ok(rustix::fs::fcntl_get_seals(memfd)?.contains(all))
+}
+
+/// A shared mapping of a whole memfd of fixed size: the bytes that two processes exchange. The other process may be
+/// hostile, so nothing is ever borrowed as plain memory; bytes are copied in and out.
+#[derive(Debug)]
+pub struct SharedBytes {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: the mapping belongs to the value and lives until it is dropped; access goes through raw copies.
+unsafe impl Send for SharedBytes {}
+
+impl SharedBytes {
+    /// Maps `length` bytes of `memfd`, which must be that long (a shorter file would mean SIGBUS on access; so it is
+    /// checked here, and the maker seals its size).
+    pub fn map(memfd: impl AsFd, length: usize) -> io::Result<Self> {
+        if rustix::fs::fstat(&memfd)?.st_size != length as i64 {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice, of a file that is long enough.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, memfd, 0) }?;
+        Ok(Self { start: start.cast(), length })
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Copies `from` to `offset`; false, and nothing copied, where that would leave the mapping.
+    #[must_use]
+    pub fn write(&self, offset: usize, from: &[u8]) -> bool {
+        if offset.checked_add(from.len()).is_none_or(|end| end > self.length) {
+            return false;
+        }
+        // SAFETY: the range lies in the mapping (just tested) and `from` is other memory.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.start.add(offset), from.len()) };
+        true
+    }
+
+    /// Copies from `offset` into `to`; false, and nothing copied, where that would leave the mapping.
+    #[must_use]
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> bool {
+        if offset.checked_add(to.len()).is_none_or(|end| end > self.length) {
+            return false;
+        }
+        // SAFETY: the range lies in the mapping (just tested) and `to` is other memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.start.add(offset), to.as_mut_ptr(), to.len()) };
+        true
+    }
+}
+
+impl Drop for SharedBytes {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` with this length and is not used after.
+        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_memfd_takes_no_more_writes() {
+        let memfd = create("test").unwrap();
+        rustix::io::pwrite(&memfd, b"abc", 0).unwrap();
+        assert!(!is_sealed(&memfd).unwrap());
+        seal(&memfd).unwrap();
+        assert!(is_sealed(&memfd).unwrap());
+        assert_eq!(rustix::io::pwrite(&memfd, b"x", 0), Err(rustix::io::Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&memfd, 9), Err(rustix::io::Errno::PERM));
+    }
+
+    #[test]
+    fn copies_stay_inside_the_mapping() {
+        let memfd = create("test").unwrap();
+        rustix::fs::ftruncate(&memfd, 8192).unwrap();
+        let bytes = SharedBytes::map(&memfd, 8192).unwrap();
+        assert!(bytes.write(8190, b"ab"));
+        assert!(!bytes.write(8191, b"ab"));
+        assert!(!bytes.write(usize::MAX, b"ab"));
+        let mut out = [0; 2];
+        assert!(bytes.read(8190, &mut out));
+        assert_eq!(&out, b"ab");
+        assert!(!bytes.read(8191, &mut out));
+        assert!(SharedBytes::map(&memfd, 4096).is_err());
+    }
+}
