@@ -1,1 +1,308 @@
-//! The command line, typed.
+//! The command line, typed. What cannot be understood is a [`Notice`], never a reason not to boot; what a boot
+//! cannot do without is asked for by [`Settings::sources`].
+
+pub mod cmdline;
+pub mod ip;
+pub mod options;
+pub mod values;
+
+use crate::digest::Sha256;
+use crate::failure::{Failure, Step};
+use crate::label::printable;
+use cmdline::Word;
+use ip::Ip;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use values::{Amount, Expected, OnFailure, Source};
+
+/// What the operator asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `rootbeam.image=`.
+    pub image: Vec<Source>,
+    /// `rootbeam.sha256=`.
+    pub sha256: Option<Sha256>,
+    /// `rootbeam.verify=require`.
+    pub require_verified: bool,
+    /// `rootbeam.overlay.size=`.
+    pub overlay: Option<Amount>,
+    /// `rootbeam.reserve=`, in bytes.
+    pub reserve: Option<u64>,
+    /// `rootbeam.on-failure=`; none is the default policy.
+    pub on_failure: Option<OnFailure>,
+    /// `panic=`: seconds until the reboot, 0 for never, negative for at once (Documentation/admin-guide).
+    pub panic: Option<i32>,
+    /// `rootbeam.timeout=`, in seconds.
+    pub timeout: Option<u32>,
+    /// `rootbeam.stall=`, in seconds.
+    pub stall: u32,
+    /// `rootbeam.net.carrier=`, in seconds.
+    pub carrier: u32,
+    /// `rootbeam.net.lease=`, in seconds.
+    pub lease: u32,
+    /// What is printed.
+    pub log: log::LevelFilter,
+    /// `quiet`: no progress.
+    pub quiet: bool,
+    /// `init=`.
+    pub init: Option<PathBuf>,
+    /// `ip=`; the last one counts.
+    pub ip: Option<Ip>,
+    /// `BOOTIF=`.
+    pub bootif: Option<[u8; 6]>,
+    /// `nameserver=`, in order.
+    pub nameservers: Vec<IpAddr>,
+    /// `modprobe.blacklist=` and `rd.driver.blacklist=`.
+    pub blacklist: Vec<String>,
+    /// `MODULE.PARAMETER=VALUE` words, for the modules that are loaded.
+    pub module_parameters: Vec<(String, String)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            image: Vec::new(),
+            sha256: None,
+            require_verified: false,
+            overlay: None,
+            reserve: None,
+            on_failure: None,
+            panic: None,
+            timeout: None,
+            stall: 10,
+            carrier: 30,
+            lease: 30,
+            log: log::LevelFilter::Info,
+            quiet: false,
+            init: None,
+            ip: None,
+            bootif: None,
+            nameservers: Vec::new(),
+            blacklist: Vec::new(),
+            module_parameters: Vec::new(),
+        }
+    }
+}
+
+/// A word that was not followed, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The word, fit for a console.
+    pub word: String,
+    /// What is the matter with it.
+    pub fault: Fault,
+}
+
+/// What can be the matter with a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No option of rootbeam has this name; the nearest that does.
+    Unknown(Option<&'static str>),
+    /// The value is none of this option's.
+    Value(Expected),
+}
+
+impl std::fmt::Display for Notice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { word, fault } = self;
+        match fault {
+            Fault::Unknown(Some(near)) => write!(f, "unknown option {word} is ignored; did you mean {near}?"),
+            Fault::Unknown(None) => write!(f, "unknown option {word} is ignored; the README lists all options"),
+            Fault::Value(expected) => write!(f, "{word} is ignored: its value must be {expected}"),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the settings packed in the archive, then the kernel command line; of two equal options the later wins.
+    pub fn parse(packed: &[u8], line: &[u8]) -> (Self, Vec<Notice>) {
+        let mut settings = Self::default();
+        let mut notices = Vec::new();
+        let mut explicit_log = None;
+        for word in cmdline::words_of_file(packed).into_iter().chain(cmdline::words(line)) {
+            if let Err(fault) = settings.apply(&word, &mut explicit_log) {
+                notices.push(Notice { word: printable(&String::from_utf8_lossy(&word.render()), 80), fault });
+            }
+        }
+        let usual = if settings.quiet { log::LevelFilter::Warn } else { log::LevelFilter::Info };
+        settings.log = explicit_log.unwrap_or(usual);
+        (settings, notices)
+    }
+
+    fn apply(&mut self, word: &Word, log: &mut Option<log::LevelFilter>) -> Result<(), Fault> {
+        let Some(key) = word.key() else { return Ok(()) };
+        let value = || word.text().ok_or_else(|| Fault::Value(Expected("given, as text behind =".to_owned())));
+        let seconds = || -> Result<u32, Fault> {
+            let number = value()?.parse().ok().filter(|n| (1..=86_400 * 365).contains(n));
+            number.ok_or_else(|| Fault::Value(Expected("a number of seconds, at least 1".to_owned())))
+        };
+        match key {
+            "rootbeam.image" => {
+                let sources: Result<Vec<_>, _> =
+                    value()?.split(',').filter(|s| !s.is_empty()).take(MAX_SOURCES).map(Source::parse).collect();
+                self.image = sources.map_err(Fault::Value)?;
+            }
+            "rootbeam.sha256" => {
+                let digest = Sha256::parse(value()?);
+                self.sha256 = Some(digest.map_err(|e| Fault::Value(Expected(e.to_string())))?);
+            }
+            "rootbeam.verify" => match value()? {
+                "require" => self.require_verified = true,
+                // A packed `require` is not loosened from outside.
+                "default" => {}
+                _ => return Err(Fault::Value(Expected("require or default".to_owned()))),
+            },
+            "rootbeam.overlay.size" => self.overlay = Some(Amount::parse(value()?).map_err(Fault::Value)?),
+            "rootbeam.reserve" => self.reserve = Some(values::bytes(value()?).map_err(Fault::Value)?),
+            "rootbeam.on-failure" => self.on_failure = Some(OnFailure::parse(value()?).map_err(Fault::Value)?),
+            "rootbeam.timeout" => self.timeout = Some(seconds()?),
+            "rootbeam.stall" => self.stall = seconds()?,
+            "rootbeam.net.carrier" => self.carrier = seconds()?,
+            "rootbeam.net.lease" => self.lease = seconds()?,
+            "rootbeam.log" => {
+                let level = value()?.parse().ok().filter(|l| *l != log::LevelFilter::Off);
+                let expected = || Fault::Value(Expected("error, warn, info or debug".to_owned()));
+                *log = Some(level.ok_or_else(expected)?);
+            }
+            _ if key.starts_with("rootbeam.") => return Err(Fault::Unknown(options::nearest(key))),
+            "quiet" => self.quiet = true,
+            "init" => self.init = word.value.as_deref().filter(|path| !path.is_empty()).map(path),
+            "panic" => self.panic = word.text().and_then(|n| n.parse().ok()),
+            "ip" => self.ip = Some(ip::parse(value()?).map_err(Fault::Value)?),
+            "BOOTIF" => self.bootif = Some(values::bootif(value()?).map_err(Fault::Value)?),
+            "nameserver" => {
+                let server = ip::server(value()?).map_err(Fault::Value)?;
+                if self.nameservers.len() < MAX_NAMESERVERS {
+                    self.nameservers.push(server);
+                }
+            }
+            "modprobe.blacklist" | "rd.driver.blacklist" => {
+                self.blacklist.extend(value()?.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
+            }
+            _ => {
+                if let (Some((module, parameter)), Some(value)) = (key.split_once('.'), word.text()) {
+                    if !module.is_empty() {
+                        self.module_parameters.push((module.to_owned(), format!("{parameter}={value}")));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The sources of the image, of which there is at least one.
+    pub fn sources(&self) -> Result<&[Source], Failure> {
+        if self.image.is_empty() {
+            return Err(Failure::new(
+                Step::Settings,
+                "kernel command line",
+                "no rootbeam.image= says where the image is",
+                "append rootbeam.image=http://SERVER/IMAGE to the kernel command line",
+            ));
+        }
+        Ok(&self.image)
+    }
+}
+
+/// Sources that are kept; further ones are left out.
+const MAX_SOURCES: usize = 32;
+/// resolv.conf(5) takes three.
+const MAX_NAMESERVERS: usize = 3;
+
+fn path(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(bytes).into()
+}
+
+/// What `Settings` would say of a settings file before it is packed, a sentence a word that would be ignored.
+pub fn check_words(file: &[u8]) -> Vec<String> {
+    Settings::parse(file, b"").1.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> (Settings, Vec<String>) {
+        let (settings, notices) = Settings::parse(b"", line.as_bytes());
+        (settings, notices.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_usual_line_gives_exactly_these_settings() {
+        let (settings, notices) = parse(
+            "BOOT_IMAGE=vmlinuz rootbeam.image=http://10.0.2.2/a.squashfs,https://b/a.squashfs quiet \
+             rootbeam.overlay.size=50% init=/sbin/init panic=-1 BOOTIF=01-52-54-00-12-34-56 loop.max_loop=4 \
+             modprobe.blacklist=a,b rd.driver.blacklist=c nameserver=9.9.9.9 rootbeam.on-failure=reboot:5",
+        );
+        let expected = Settings {
+            image: vec![
+                Source::parse("http://10.0.2.2/a.squashfs").unwrap(),
+                Source::parse("https://b/a.squashfs").unwrap(),
+            ],
+            overlay: Some(Amount::Percent(50)),
+            on_failure: Some(OnFailure::Reboot { seconds: 5 }),
+            panic: Some(-1),
+            log: log::LevelFilter::Warn,
+            quiet: true,
+            init: Some("/sbin/init".into()),
+            bootif: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+            nameservers: vec![[9, 9, 9, 9].into()],
+            blacklist: vec!["a".into(), "b".into(), "c".into()],
+            module_parameters: vec![("loop".into(), "max_loop=4".into())],
+            ..Settings::default()
+        };
+        assert_eq!((settings, notices), (expected, vec![]));
+    }
+
+    #[test]
+    fn the_later_word_wins_and_the_line_wins_over_the_archive() {
+        let packed = b"# packed\nrootbeam.image=http://packed/a\nrootbeam.stall=3\n";
+        let (settings, _) = Settings::parse(packed, b"rootbeam.image=http://x/a rootbeam.image=http://line/a");
+        assert_eq!(settings.image, [Source::parse("http://line/a").unwrap()]);
+        assert_eq!(settings.stall, 3);
+    }
+
+    #[test]
+    fn a_packed_require_is_not_loosened_by_the_line() {
+        let (settings, _) = Settings::parse(b"rootbeam.verify=require", b"rootbeam.verify=default");
+        assert!(settings.require_verified);
+    }
+
+    #[test]
+    fn unknown_options_name_the_nearest_known() {
+        let (_, notices) = parse("rootbeam.imgae=http://x/a rootbeam.teleport");
+        let expected = [
+            "unknown option rootbeam.imgae=http://x/a is ignored; did you mean rootbeam.image?",
+            "unknown option rootbeam.teleport is ignored; the README lists all options",
+        ];
+        assert_eq!(notices, expected);
+    }
+
+    #[test]
+    fn a_wrong_value_says_what_belongs_there_and_changes_nothing() {
+        let (settings, notices) = parse("rootbeam.stall=soon rootbeam.overlay.size=much ip=dhcp6 rootbeam.image");
+        assert_eq!(settings, Settings::default());
+        assert_eq!(notices.len(), 4);
+        assert_eq!(notices[0], "rootbeam.stall=soon is ignored: its value must be a number of seconds, at least 1");
+    }
+
+    #[test]
+    fn every_listed_option_is_read() {
+        for option in options::OPTIONS {
+            let (_, notices) = parse(&format!("{}=\u{1}", option.name));
+            assert!(notices.iter().all(|n| !n.contains("unknown option")), "{notices:?}");
+            assert!(!notices.is_empty(), "{} takes anything", option.name);
+        }
+    }
+
+    #[test]
+    fn without_an_image_the_remedy_is_named() {
+        let failure = Settings::default().sources().unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "FAILED at settings: kernel command line: no rootbeam.image= says where the image is. \
+             Remedy: append rootbeam.image=http://SERVER/IMAGE to the kernel command line."
+        );
+    }
+}
