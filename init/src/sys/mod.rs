@@ -1,6 +1,12 @@
 //! The only place that names syscall crates; each call beside the kernel rule it follows.
 
 pub mod channel;
+pub mod console;
 pub mod inherited;
+pub mod loopdev;
+pub mod machine;
 pub mod memory;
+pub mod mounts;
 pub mod sandbox;
+pub mod tree;
+pub mod worker;

@@ -1,1 +1,123 @@
 //! What a worker gives up before it meets the network.
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use std::collections::BTreeMap;
+use std::io;
+
+/// What a worker keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privileges {
+    /// The network's administration (net).
+    Network,
+    /// A network, nothing else (fetch).
+    Client,
+    /// No network, no files, nothing but the descriptors it has (store).
+    Nothing,
+}
+
+/// The id that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// Gives up everything but `keep`, for good: user and group 65534, capabilities, the bounding set, new privileges
+/// by exec, and the system calls below. The process must be single-threaded: most of it is per thread.
+pub fn enter(keep: Privileges) -> io::Result<()> {
+    if keep == Privileges::Nothing {
+        // SAFETY: NEWNET touches no memory and no descriptor table; the process is single-threaded.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWIPC) }?;
+    }
+    let kept = match keep {
+        Privileges::Network => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE,
+        Privileges::Client | Privileges::Nothing => CapabilitySet::empty(),
+    };
+    for capability in CapabilitySet::all().difference(kept).iter() {
+        // EINVAL: a capability that this kernel does not have.
+        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+    }
+    // Without it, leaving user 0 would empty the permitted set (capabilities(7)).
+    rustix::thread::set_keep_capabilities(!kept.is_empty())?;
+    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets)?;
+    rustix::thread::set_no_new_privs(true)?;
+    let filter = filter(keep).map_err(io::Error::other)?;
+    seccompiler::apply_filter(&filter).map_err(io::Error::other)
+}
+
+/// Calls that no worker has any business with; they answer EPERM.
+const NEVER: [i64; 32] = [
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_add_key,
+    libc::SYS_keyctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fsopen,
+    libc::SYS_move_mount,
+    libc::SYS_userfaultfd,
+];
+
+/// What the store, which talks through the descriptors it has, does without as well.
+const NO_FILES_NO_SOCKETS: [i64; 7] = [
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_clone3,
+    libc::SYS_clone,
+];
+
+/// The older forms of these calls that x86-64 still has.
+#[cfg(target_arch = "x86_64")]
+const OLDER: [i64; 4] = [libc::SYS_open, libc::SYS_creat, libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: [i64; 0] = [];
+
+fn filter(keep: Privileges) -> Result<BpfProgram, seccompiler::BackendError> {
+    let (more, older): (&[i64], &[i64]) =
+        if keep == Privileges::Nothing { (&NO_FILES_NO_SOCKETS, &OLDER) } else { (&[], &[]) };
+    let rules: BTreeMap<_, _> = NEVER.iter().chain(more).chain(older).map(|call| (*call, Vec::new())).collect();
+    let eperm = SeccompAction::Errno(libc::EPERM as u32);
+    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Allow, eperm, arch)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_filter_compiles() {
+        for keep in [Privileges::Network, Privileges::Client, Privileges::Nothing] {
+            assert!(!filter(keep).unwrap().is_empty());
+        }
+    }
+}

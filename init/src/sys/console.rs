@@ -1,0 +1,71 @@
+//! The consoles, the kernel's log, and descriptors 0 to 2.
+
+use rustix::fs::{Mode, OFlags};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Where a line for people goes. The kernel's log reaches every console that the command line names; a console that
+/// has no /dev/kmsg (a container's) is written to directly.
+#[derive(Debug)]
+pub enum Console {
+    /// `/dev/kmsg`: one write is one record, the level in front as `<N>`.
+    KernelLog(OwnedFd),
+    /// Descriptor 2.
+    StandardError,
+}
+
+/// Longest record that is written; the kernel refuses more than about 1000 bytes (PRINTKRB_RECORD_MAX).
+const RECORD: usize = 900;
+
+impl Console {
+    /// Opens the kernel's log, or falls back to descriptor 2.
+    pub fn open() -> Self {
+        match rustix::fs::open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()) {
+            Ok(log) => Self::KernelLog(log),
+            Err(_) => Self::StandardError,
+        }
+    }
+
+    /// Writes one line at a syslog level, 3 (error) to 7 (debug). Errors are ignored: a lost line must not cost the
+    /// boot.
+    pub fn line(&self, level: u8, text: &str) {
+        match self {
+            Self::KernelLog(log) => {
+                let mut record = format!("<{level}>rootbeam: {text}");
+                let mut end = record.len().min(RECORD);
+                while !record.is_char_boundary(end) {
+                    end -= 1;
+                }
+                record.truncate(end);
+                record.push('\n');
+                let _ = rustix::io::write(log, record.as_bytes());
+            }
+            Self::StandardError => {
+                let _ = io::stderr().write_all(format!("rootbeam: {text}\n").as_bytes());
+            }
+        }
+    }
+}
+
+/// The kernel drops lines of a writer that has more than ten in five seconds unless this is `on`; returns what was
+/// set before. Not possible where `printk.devkmsg=` was given on the command line.
+pub fn unlimit_kernel_log() -> Option<String> {
+    let before = std::fs::read_to_string(PRINTK_DEVKMSG).ok()?;
+    std::fs::write(PRINTK_DEVKMSG, "on").ok()?;
+    Some(before.trim().to_owned())
+}
+
+/// Puts the limit back.
+pub fn relimit_kernel_log(before: &str) {
+    let _ = std::fs::write(PRINTK_DEVKMSG, before);
+}
+
+const PRINTK_DEVKMSG: &str = "/proc/sys/kernel/printk_devkmsg";
+
+/// Opens `/dev/console` as descriptors 0 to 2. The ones that the kernel gave belong to the initramfs's own node.
+pub fn take_standard_descriptors() -> io::Result<()> {
+    let console = rustix::fs::open("/dev/console", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(console.as_fd())?;
+    rustix::stdio::dup2_stdout(console.as_fd())?;
+    Ok(rustix::stdio::dup2_stderr(console.as_fd())?)
+}

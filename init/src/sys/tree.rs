@@ -1,0 +1,148 @@
+//! A directory tree reached by a descriptor: looked at from inside a root that is not ours yet, and deleted.
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use std::ffi::CStr;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// A directory by descriptor; paths below it are resolved as if it were `/`, so that absolute links and `..` stay
+/// inside (openat2(2), RESOLVE_IN_ROOT).
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+/// What a file is, as far as a boot asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// A regular file.
+    pub regular: bool,
+    /// Permission bits.
+    pub mode: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// The first bytes, at most 4096.
+    pub head: Vec<u8>,
+}
+
+impl Root {
+    /// Opens `path`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    /// Looks at the file `path`, links followed inside the root; none where there is none.
+    pub fn look(&self, path: &Path) -> io::Result<Option<Look>> {
+        // Through O_PATH first: opening a FIFO or a device for reading could block or act.
+        let Some(found) = self.resolve(path, OFlags::PATH)? else { return Ok(None) };
+        let facts = rustix::fs::fstat(&found)?;
+        let regular = FileType::from_raw_mode(facts.st_mode).is_file();
+        let mut head = Vec::new();
+        if regular {
+            if let Some(file) = self.resolve(path, OFlags::RDONLY)? {
+                std::fs::File::from(file).take(4096).read_to_end(&mut head)?;
+            }
+        }
+        let size = u64::try_from(facts.st_size).unwrap_or(0);
+        Ok(Some(Look { regular, mode: facts.st_mode & 0o7777, size, head }))
+    }
+
+    /// Replaces the content of the file `path`, or makes it with mode 0644 where `create` says so; links are
+    /// followed inside the root.
+    pub fn write(&self, path: &Path, content: &[u8], create: bool) -> io::Result<()> {
+        let flags =
+            OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | if create { OFlags::CREATE } else { OFlags::empty() };
+        let mode = if create { Mode::from_raw_mode(0o644) } else { Mode::empty() };
+        let file = rustix::fs::openat2(&self.0, path, flags, mode, ResolveFlags::IN_ROOT)?;
+        std::fs::File::from(file).write_all(content)
+    }
+
+    /// Names in the directory `path`, at most 64, in order; none where it is no directory.
+    pub fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        let Some(directory) = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)? else { return Ok(vec![]) };
+        let entries = Dir::new(directory)?.filter_map(Result::ok);
+        let named = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = named.filter(|name| name != "." && name != "..").take(64).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags) -> io::Result<Option<OwnedFd>> {
+        use rustix::io::Errno;
+        match rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Deletes everything below this directory that lies on its own device, and returns how many entries went.
+    /// Mounts below it are left alone, as is what cannot be deleted.
+    pub fn delete_content(self) -> u64 {
+        let Ok(facts) = rustix::fs::fstat(&self.0) else { return 0 };
+        delete_below(self.0.as_fd(), facts.st_dev, 64)
+    }
+}
+
+/// Depth is bounded so that a deep tree cannot exhaust the stack of PID 1.
+fn delete_below(directory: BorrowedFd<'_>, device: u64, depth: u32) -> u64 {
+    let Ok(entries) = Dir::read_from(directory) else { return 0 };
+    let mut deleted = 0;
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        deleted += delete_entry(directory, name, device, depth);
+    }
+    deleted
+}
+
+fn delete_entry(directory: BorrowedFd<'_>, name: &CStr, device: u64, depth: u32) -> u64 {
+    let Ok(facts) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { return 0 };
+    if facts.st_dev != device {
+        return 0;
+    }
+    if !FileType::from_raw_mode(facts.st_mode).is_dir() {
+        return u64::from(rustix::fs::unlinkat(directory, name, AtFlags::empty()).is_ok());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut deleted = 0;
+    if let (Some(depth), Ok(below)) = (depth.checked_sub(1), rustix::fs::openat(directory, name, flags, Mode::empty()))
+    {
+        deleted = delete_below(below.as_fd(), device, depth);
+    }
+    deleted + u64::from(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_and_dots_stay_inside_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("inside"), "yes").unwrap();
+        symlink("/inside", dir.path().join("absolute")).unwrap();
+        symlink("../../../../inside", dir.path().join("dots")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        for path in ["absolute", "/dots", "../inside"] {
+            assert_eq!(root.look(Path::new(path)).unwrap().map(|l| l.head), Some(b"yes".to_vec()), "{path}");
+        }
+        assert_eq!(root.look(Path::new("/etc/passwd")).unwrap(), None);
+    }
+
+    #[test]
+    fn deletes_the_tree_but_nothing_behind_links() {
+        let kept = tempfile::tempdir().unwrap();
+        std::fs::write(kept.path().join("kept"), "").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
+        std::fs::write(dir.path().join("a/b/f"), "").unwrap();
+        symlink(kept.path(), dir.path().join("a/link")).unwrap();
+        assert_eq!(Root::open(dir.path()).unwrap().delete_content(), 5);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(kept.path().join("kept").exists());
+    }
+}
