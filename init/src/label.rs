@@ -3,15 +3,15 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A name of 1 to 64 characters from `A-Z a-z 0-9 . _ : -` that does not begin with a dot or a dash: an
-/// interface, a host, a filesystem or compressor. It can neither leave a directory nor steer a terminal.
+/// A name of 1 to 64 characters from `A-Z a-z 0-9 . _ : + ~ -` that does not begin with a dot or a dash: an
+/// interface, a host, a kernel release. It can neither leave a directory nor steer a terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Label(String);
 
 /// The text is not a [`Label`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a name has 1 to 64 characters from A-Z a-z 0-9 . _ : - and begins with none of . -")]
+#[error("a name has 1 to 64 characters from A-Z a-z 0-9 . _ : + ~ - and begins with none of . -")]
 pub struct NotALabel;
 
 impl Label {
@@ -20,7 +20,7 @@ impl Label {
 
     /// Checks `text` and keeps it.
     pub fn new(text: &str) -> Result<Self, NotALabel> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'+' | b'~' | b'-');
         let fits = (1..=Self::MAX).contains(&text.len()) && text.bytes().all(allowed);
         if fits && !text.starts_with(['.', '-']) { Ok(Self(text.to_owned())) } else { Err(NotALabel) }
     }
@@ -53,7 +53,13 @@ impl fmt::Display for Label {
 /// `text` with control characters and everything beyond ASCII escaped, cut after `limit` characters: what a
 /// stranger wrote, made fit for a console.
 pub fn printable(text: &str, limit: usize) -> String {
-    let mut out: String = text.chars().take(limit).flat_map(char::escape_default).collect();
+    let mut out = String::new();
+    for character in text.chars().take(limit) {
+        match character {
+            ' '..='~' => out.push(character),
+            _ => out.extend(character.escape_default()),
+        }
+    }
     if text.chars().nth(limit).is_some() {
         out.push('…');
     }
@@ -80,5 +86,6 @@ mod tests {
     #[test]
     fn escapes_control_characters_and_cuts() {
         assert_eq!(printable("a\x1b[2Jb", 3), "a\\u{1b}[…");
+        assert_eq!(printable("uses \"lzma\"\n\u{85}ä", 80), "uses \"lzma\"\\n\\u{85}\\u{e4}");
     }
 }

@@ -6,7 +6,7 @@ mod net;
 mod store;
 pub mod wire;
 
-pub use net::{Addressing, Carrier, Lease, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress};
+pub use net::{Addressing, Carrier, Lease, LeaseFault, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress};
 pub use store::{
     Compressor, FetchCause, FetchNews, FetchOrder, FilesystemKind, Head, ImageFacts, Range, SourceIndex, StoreCause,
     StoreNews, StoreOrder, Tally, TlsFault, Trust, Wanted,

@@ -140,6 +140,34 @@ pub enum NetCause {
         /// The link.
         link: Label,
     },
+    /// Servers answered, but with nothing that a link can be configured from; the last such answer.
+    UnusableLease {
+        /// The link.
+        link: Label,
+        /// The server, where it named itself.
+        server: Option<Ipv4Addr>,
+        /// What is wrong with it.
+        fault: LeaseFault,
+    },
+}
+
+/// What makes a lease unusable. `Display` continues the sentence "the lease ...".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum LeaseFault {
+    /// An address that no host can have: 0.0.0.0/8, loopback, multicast, reserved.
+    #[error("gives the address {0}, which no host can have")]
+    Address(Ipv4Addr),
+    /// No subnet mask, or one with holes or without bits.
+    #[error("gives the subnet mask {0}, which is none")]
+    Mask(Ipv4Addr),
+    /// The first or last address of its network, which mean the network and everybody in it.
+    #[error("gives {address}/{prefix}, which is a network or its broadcast address")]
+    NotAHost {
+        /// The address.
+        address: Ipv4Addr,
+        /// The length of its network prefix.
+        prefix: u8,
+    },
 }
 
 /// Net to PID 1.

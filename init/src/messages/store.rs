@@ -20,6 +20,8 @@ pub struct Wanted {
     pub kernel: Label,
     /// Seconds without a byte after which a connection counts as stalled.
     pub stall_seconds: u32,
+    /// Packed public keys, minisign's base64 lines. Where there is one, only a manifest signed by one of them counts.
+    pub keys: Vec<String>,
 }
 
 /// PID 1 to the store.
@@ -158,6 +160,25 @@ pub enum FetchCause {
     WorkerDied,
 }
 
+impl FetchCause {
+    /// Whether the same request can succeed later with nothing changed on this machine. A name, a file or a
+    /// certificate may be put right too, but nobody knows when.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::NameServer
+            | Self::Refused
+            | Self::Unreachable
+            | Self::Reset
+            | Self::Stalled
+            | Self::Short
+            | Self::WorkerDied => true,
+            // Request timeout, too early, too many requests; and a server in trouble.
+            Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
+            Self::NameUnknown | Self::Tls(_) | Self::Redirect | Self::Protocol => false,
+        }
+    }
+}
+
 /// Why the store gave up, or pauses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreCause {
@@ -193,6 +214,13 @@ pub enum StoreCause {
     ChunkList {
         /// Where it came from.
         source: SourceIndex,
+    },
+    /// A key is packed, and the manifest's signature is missing or not by it.
+    Signature {
+        /// Where the manifest came from.
+        source: SourceIndex,
+        /// Whether there is a signature at all.
+        present: bool,
     },
     /// The manifest requires another kernel.
     Kernel {

@@ -180,10 +180,10 @@ impl Settings {
                 self.blacklist.extend(value()?.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
             }
             _ => {
-                if let (Some((module, parameter)), Some(value)) = (key.split_once('.'), word.text()) {
-                    if !module.is_empty() {
-                        self.module_parameters.push((module.to_owned(), format!("{parameter}={value}")));
-                    }
+                if let (Some((module, parameter)), Some(value)) = (key.split_once('.'), word.text())
+                    && !module.is_empty()
+                {
+                    self.module_parameters.push((module.to_owned(), format!("{parameter}={value}")));
                 }
             }
         }
