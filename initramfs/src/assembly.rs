@@ -1,0 +1,135 @@
+//! Putting the archive together, as `rootbeam_init::contract` says it must be.
+
+use crate::binary::{Unfit, require_static};
+use crate::closure::Closure;
+use crate::compress::Packing;
+use crate::firmware::Firmware;
+use crate::kernel::Kernel;
+use crate::tree::{Node, Tree};
+use rootbeam_init::contract;
+
+/// A file that the operator adds, by a single path component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Name in its folder.
+    pub name: String,
+    /// Content.
+    pub data: Vec<u8>,
+}
+
+/// All that goes into an archive.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The kernel that it is for.
+    pub kernel: &'a Kernel,
+    /// Its modules.
+    pub modules: &'a Closure,
+    /// Their firmware.
+    pub firmware: &'a Firmware,
+    /// The static program `init`.
+    pub init: &'a [u8],
+    /// A static busybox.
+    pub shell: Option<&'a [u8]>,
+    /// Public minisign keys.
+    pub keys: &'a [Named],
+    /// Trusted root certificates, PEM.
+    pub ca: Option<&'a [u8]>,
+    /// Words for the command line.
+    pub config: Option<&'a [u8]>,
+    /// When the archive is built, seconds since 1970.
+    pub build_time: u64,
+}
+
+/// Why an archive cannot be put together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AssemblyError {
+    /// The init program cannot run.
+    #[error("the init program cannot be packed: {0}")]
+    Init(Unfit),
+    /// The shell cannot run.
+    #[error("the shell cannot be packed: {0}")]
+    Shell(Unfit),
+    /// Not a public key.
+    #[error("{0} is not a public minisign key (a comment line, then one line of base64)")]
+    Key(String),
+    /// Two keys of one name.
+    #[error("two keys have the file name {0}: rename one")]
+    SameKey(String),
+    /// Not PEM.
+    #[error("the CA file holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")]
+    Ca,
+}
+
+impl Parts<'_> {
+    /// The archive as a tree.
+    pub fn tree(&self) -> Result<Tree, AssemblyError> {
+        let machine = self.modules.modules.values().next().map(|module| module.modinfo.machine);
+        require_static(self.init, machine).map_err(AssemblyError::Init)?;
+        let mut tree = Tree::new();
+        for path in contract::DIRECTORIES {
+            tree.put(path, Node::Directory);
+        }
+        for node in contract::NODES {
+            tree.put(node.path, Node::Device { mode: node.mode, major: node.major, minor: node.minor });
+        }
+        tree.program(contract::INIT, self.init);
+        tree.put(contract::MODPROBE, Node::Symlink(format!("/{}", contract::INIT)));
+        tree.file(contract::INITRD_RELEASE, release_file());
+        tree.file(contract::BUILD_TIME, format!("{}\n", self.build_time));
+        self.add_modules(&mut tree);
+        self.add_trust(&mut tree)?;
+        if let Some(config) = self.config {
+            tree.file(contract::CONFIG, config);
+        }
+        if let Some(shell) = self.shell {
+            require_static(shell, machine).map_err(AssemblyError::Shell)?;
+            tree.program(contract::SHELL, shell);
+            tree.put("bin/sh", Node::Symlink("busybox".to_owned()));
+        }
+        Ok(tree)
+    }
+
+    fn add_modules(&self, tree: &mut Tree) {
+        let folder = contract::modules_dir(&self.kernel.release);
+        for packed in self.modules.modules.values() {
+            tree.file(&format!("{folder}/{}", packed.path), packed.data.as_slice());
+        }
+        for (name, data) in self.modules.index_files(self.kernel) {
+            tree.file(&format!("{folder}/{name}"), data);
+        }
+        for (name, data) in &self.firmware.files {
+            tree.file(&format!("lib/firmware/{name}"), data.as_slice());
+        }
+    }
+
+    fn add_trust(&self, tree: &mut Tree) -> Result<(), AssemblyError> {
+        for Named { name, data } in self.keys {
+            let text = std::str::from_utf8(data).map_err(|_| AssemblyError::Key(name.clone()))?;
+            minisign_verify::PublicKey::decode(text).map_err(|_| AssemblyError::Key(name.clone()))?;
+            let path = format!("{}/{name}", contract::KEYS);
+            if tree.get(&path).is_some() {
+                return Err(AssemblyError::SameKey(name.clone()));
+            }
+            tree.file(&path, data.as_slice());
+        }
+        if let Some(ca) = self.ca {
+            let begins = b"-----BEGIN CERTIFICATE-----";
+            if !ca.windows(begins.len()).any(|window| window == begins) {
+                return Err(AssemblyError::Ca);
+            }
+            tree.file(contract::CA, ca);
+        }
+        Ok(())
+    }
+}
+
+fn release_file() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!("ID=rootbeam\nNAME=rootbeam\nVERSION_ID={version}\nPRETTY_NAME=\"rootbeam initramfs {version}\"\n")
+}
+
+/// The bytes of an initramfs file: `early` as it is, then the archive `newc`, compressed. Equal arguments give equal
+/// bytes. `taken` is told how many bytes more the compressor has taken.
+pub fn pack(newc: &[u8], packing: Packing, early: &[u8], taken: impl FnMut(u64)) -> std::io::Result<Vec<u8>> {
+    Ok([early, &packing.pack(newc, taken)?].concat())
+}
