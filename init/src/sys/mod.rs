@@ -8,6 +8,7 @@ pub mod machine;
 pub mod memory;
 pub mod module;
 pub mod mounts;
+pub mod packet;
 pub mod sandbox;
 pub mod tree;
 pub mod uevent;

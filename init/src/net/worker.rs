@@ -1,0 +1,231 @@
+//! The story: an order comes, links are watched, the first lease is set, reported and kept until the next order.
+
+use super::dhcp::{Client, Kept, Outcome, Race};
+use super::kernel::Kernel;
+use super::lease::{Terms, fixed};
+use super::line::{Gone, Line};
+use super::link::Link;
+use super::plan::{self, Step};
+use super::watch::{Action, Watch};
+use crate::label::Label;
+use crate::messages::{Addressing, Carrier, NetCause, NetNews, NetOrder, Selection};
+use crate::sys::channel::Channel;
+use crate::sys::packet;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often the links are looked at without being told of a change: a notice may have been lost in a full buffer.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// An `Up` order.
+struct Task {
+    links: Selection,
+    addressing: Addressing,
+    nameservers: Vec<IpAddr>,
+    carrier_limit: Duration,
+    lease_limit: Duration,
+}
+
+/// How an `Up` order went.
+enum Outset {
+    /// Configured; the client keeps the lease, none for a static address.
+    Up(Option<Box<Client>>, Link, Terms),
+    /// Not in time, or not at all.
+    Failed(NetCause),
+    /// Another order came.
+    Ordered(NetOrder),
+}
+
+/// Serves PID 1 until it says `Finish`.
+pub async fn run(channel: Channel<NetNews, NetOrder>) -> Result<(), Gone> {
+    let line = Line::new(channel)?;
+    let mut kernel = Kernel::connect()?;
+    if let Err(errno) = kernel.raise_loopback().await {
+        log::warn!("net: the loopback link was not set up: error {errno}");
+    }
+    let mut order = line.order().await?;
+    loop {
+        order = match order {
+            NetOrder::Finish => return Ok(()),
+            NetOrder::LinksChanged => line.order().await?,
+            NetOrder::Up { links, addressing, nameservers, carrier_seconds, lease_seconds } => {
+                let carrier_limit = Duration::from_secs(carrier_seconds.into());
+                let lease_limit = Duration::from_secs(lease_seconds.into());
+                let task = Task { links, addressing, nameservers, carrier_limit, lease_limit };
+                serve(&line, &mut kernel, &task).await?
+            }
+        };
+    }
+}
+
+/// Brings the network up and keeps it; ends with the next order.
+async fn serve(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<NetOrder, Gone> {
+    match set_out(line, kernel, task).await? {
+        Outset::Ordered(order) => Ok(order),
+        Outset::Failed(cause) => {
+            line.tell(NetNews::Failed(cause)).await?;
+            line.order().await
+        }
+        Outset::Up(client, link, terms) => {
+            line.tell(NetNews::Up(terms.lease)).await?;
+            hold(line, kernel, client, link).await
+        }
+    }
+}
+
+/// Watches links, asks on those with carrier, and configures the first that gets an address.
+async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset, Gone> {
+    let start = Instant::now();
+    let mut watch = Watch::new(task.links.clone(), task.carrier_limit, task.lease_limit);
+    let mut race = Race::new(&task.nameservers);
+    loop {
+        let links = match kernel.links().await {
+            Ok(links) => links,
+            Err(errno) => return Ok(Outset::Failed(not_listed(errno))),
+        };
+        for action in watch.observe(&links, start.elapsed()) {
+            match action {
+                Action::Raise(link) => {
+                    if let Err(errno) = kernel.raise(link.index).await {
+                        log::warn!("net: {} was not set up: error {errno}", link.name);
+                        watch.refused(link.index, errno);
+                    }
+                }
+                Action::Tell(news) => line.tell(news).await?,
+                Action::Begin(link) => match &task.addressing {
+                    Addressing::Static(words) => {
+                        let terms = fixed(words, &link, &task.nameservers);
+                        clear_others(kernel, &watch, &link).await;
+                        return Ok(configured(kernel, None, link, terms).await);
+                    }
+                    Addressing::Dhcp => {
+                        if let Err(errno) = packet::probe() {
+                            return Ok(Outset::Failed(NetCause::Kernel { link: link.name, errno }));
+                        }
+                        line.tell(NetNews::Asking { link: link.name.clone() }).await?;
+                        race.begin(link);
+                    }
+                },
+                Action::Leave(index) => race.leave(index),
+                Action::GiveUp(cause) => return Ok(Outset::Failed(cause)),
+            }
+        }
+        let look = Instant::now() + LOOK;
+        let next = start.checked_add(watch.deadline()).map_or(look, |deadline| look.min(deadline));
+        tokio::select! {
+            biased;
+            order = line.order() => match order? {
+                NetOrder::LinksChanged => {}
+                other => return Ok(Outset::Ordered(other)),
+            },
+            outcome = race.next() => match outcome {
+                Outcome::Won(client, terms) => {
+                    let link = client.link().clone();
+                    clear_others(kernel, &watch, &link).await;
+                    return Ok(configured(kernel, Some(client), link, terms).await);
+                }
+                Outcome::Unusable(answer) => watch.unusable(answer),
+            },
+            () = kernel.changed() => {}
+            () = tokio::time::sleep_until(next) => {}
+        }
+    }
+}
+
+/// Keeps the lease and reports the link's carrier; ends with the next order.
+async fn hold(
+    line: &Line,
+    kernel: &mut Kernel,
+    mut client: Option<Box<Client>>,
+    mut link: Link,
+) -> Result<NetOrder, Gone> {
+    loop {
+        let kept = async {
+            match client.as_mut() {
+                Some(client) => client.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            order = line.order() => match order? {
+                NetOrder::LinksChanged => {}
+                other => return Ok(other),
+            },
+            kept = kept => match kept {
+                Kept::Renewed(terms) => match configured(kernel, client.take(), link.clone(), terms).await {
+                    Outset::Up(same, _, terms) => {
+                        client = same;
+                        line.tell(NetNews::Renewed(terms.lease)).await?;
+                    }
+                    Outset::Failed(cause) => {
+                        line.tell(NetNews::Failed(cause)).await?;
+                        return line.order().await;
+                    }
+                    Outset::Ordered(order) => return Ok(order),
+                },
+                Kept::Lost => {
+                    // RFC 2131, 4.4.5: the address may be another's from now on.
+                    forget(kernel, &link).await;
+                    line.tell(NetNews::Failed(NetCause::LeaseLost { link: link.name })).await?;
+                    return line.order().await;
+                }
+            },
+            () = kernel.changed() => {
+                // A failed look is harmless here: the lease stands, and the next change is looked at again.
+                let Ok(links) = kernel.links().await else { continue };
+                let gone = Link { carrier: Carrier::Down, ..link.clone() };
+                let now = links.into_iter().find(|now| now.index == link.index).unwrap_or(gone);
+                if now.carrier != link.carrier {
+                    let Link { name, mac, carrier, .. } = now.clone();
+                    line.tell(NetNews::Link { name, mac, carrier }).await?;
+                }
+                link = now;
+            }
+        }
+    }
+}
+
+/// Configures `link` by `terms`. A route that the kernel refuses is left out, unless it is the default route.
+async fn configured(kernel: &Kernel, client: Option<Box<Client>>, link: Link, mut terms: Terms) -> Outset {
+    for step in plan::configure(&link, &terms) {
+        let Err(errno) = take(kernel, &link, &step).await else { continue };
+        match step {
+            Step::Mtu(_) => log::warn!("net: {}: {step}: error {errno}", link.name),
+            Step::Route { ref route, .. } if route.prefix != 0 => {
+                log::warn!("net: {}: {step}: error {errno}", link.name);
+                terms.lease.routes.retain(|kept| kept != route);
+            }
+            _ => return Outset::Failed(NetCause::Kernel { link: link.name, errno }),
+        }
+    }
+    Outset::Up(client, link, terms)
+}
+
+/// Takes the addresses off the selected links that were not chosen: an earlier worker, or the kernel's own `ip=`, may
+/// have left some, and replies would leave by the wrong link.
+async fn clear_others(kernel: &Kernel, watch: &Watch, chosen: &Link) {
+    for link in watch.others(chosen.index) {
+        forget(kernel, link).await;
+    }
+}
+
+/// Takes every address off a link. Where that fails, the network is not the worse for it.
+async fn forget(kernel: &Kernel, link: &Link) {
+    for step in plan::forget() {
+        if let Err(errno) = take(kernel, link, &step).await {
+            log::warn!("net: {}: {step}: error {errno}", link.name);
+        }
+    }
+}
+
+async fn take(kernel: &Kernel, link: &Link, step: &Step) -> Result<(), i32> {
+    log::info!("net: {}: {step}", link.name);
+    kernel.take(link.index, step).await
+}
+
+/// The kernel would not list its links: that is about none in particular.
+fn not_listed(errno: i32) -> NetCause {
+    Label::new("all").map_or(NetCause::NoLink, |link| NetCause::Kernel { link, errno })
+}
