@@ -10,6 +10,14 @@ pub fn create(name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?)
 }
 
+/// Creates a memfd of `length` zero bytes whose size is sealed, so that a mapping of it never faults.
+pub fn create_sized(name: &str, length: usize) -> io::Result<OwnedFd> {
+    let memfd = create(name)?;
+    rustix::fs::ftruncate(&memfd, length as u64)?;
+    rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(memfd)
+}
+
 /// Seals `memfd` for good: no write, no change of size, no further seal. The kernel refuses (EBUSY) while a shared
 /// writable mapping of it exists anywhere, which is why the image is written by pwrite.
 pub fn seal(memfd: impl AsFd) -> io::Result<()> {
@@ -24,7 +32,7 @@ pub fn is_sealed(memfd: impl AsFd) -> io::Result<bool> {
 }
 
 /// A shared mapping of a whole memfd of fixed size: the bytes that two processes exchange. The other process may be
-/// hostile, so nothing is ever borrowed as plain memory; bytes are copied in and out.
+/// hostile, so nothing that it may write is ever borrowed as plain memory; bytes are copied out.
 #[derive(Debug)]
 pub struct SharedBytes {
     start: *mut u8,
@@ -68,6 +76,22 @@ impl SharedBytes {
         true
     }
 
+    /// Lends the `length` bytes at `offset` to `write`, for it to fill. It must not believe what it finds there: the other
+    /// process may have put it there. An error where the range leaves the mapping.
+    pub fn fill<T>(
+        &mut self,
+        offset: usize,
+        length: usize,
+        write: impl FnOnce(&mut [u8]) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if offset.checked_add(length).is_none_or(|end| end > self.length) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the range lies in the mapping (just tested), which `&mut self` keeps this process from using
+        // otherwise; any bytes are valid ones.
+        write(unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), length) })
+    }
+
     /// Copies from `offset` into `to`; false, and nothing copied, where that would leave the mapping.
     #[must_use]
     pub fn read(&self, offset: usize, to: &mut [u8]) -> bool {
@@ -106,7 +130,7 @@ mod tests {
     fn copies_stay_inside_the_mapping() {
         let memfd = create("test").unwrap();
         rustix::fs::ftruncate(&memfd, 8192).unwrap();
-        let bytes = SharedBytes::map(&memfd, 8192).unwrap();
+        let mut bytes = SharedBytes::map(&memfd, 8192).unwrap();
         assert!(bytes.write(8190, b"ab"));
         assert!(!bytes.write(8191, b"ab"));
         assert!(!bytes.write(usize::MAX, b"ab"));
@@ -114,6 +138,14 @@ mod tests {
         assert!(bytes.read(8190, &mut out));
         assert_eq!(&out, b"ab");
         assert!(!bytes.read(8191, &mut out));
+        let fill = |place: &mut [u8]| {
+            place.fill(b'c');
+            Ok(())
+        };
+        assert!(bytes.fill(8191, 1, fill).is_ok());
+        assert!(bytes.fill(8191, 2, fill).is_err());
+        assert!(bytes.read(8190, &mut out));
+        assert_eq!(&out, b"ac");
         assert!(SharedBytes::map(&memfd, 4096).is_err());
     }
 }

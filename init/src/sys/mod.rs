@@ -2,12 +2,14 @@
 
 pub mod channel;
 pub mod console;
+pub mod heap;
 pub mod inherited;
 pub mod loopdev;
 pub mod machine;
 pub mod memory;
 pub mod module;
 pub mod mounts;
+pub mod names;
 pub mod packet;
 pub mod sandbox;
 pub mod tree;

@@ -1,0 +1,516 @@
+//! The store's decisions: events in, actions out, no I/O, no clock, no chance of its own.
+//!
+//! A fetch goes through discovery (manifest, or a checksum, or neither), admission (PID 1 weighs the size), the
+//! chunk list, the image, and completion. One request runs at a time. Causes that may pass are tried again for ever,
+//! from the next source at once and from the same one after a growing pause; a source with a definite cause is given
+//! up; with the last one the fetch has failed, until `Again`.
+
+mod discovery;
+mod request;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use super::Millis;
+use super::sources::{Sources, Stage};
+use super::superblock::SuperblockFacts;
+use super::transfer::{Hashes, Transfer};
+use crate::digest::Sha256;
+use crate::manifest::{CHUNK_SIZE, Manifest};
+use crate::messages::{FetchCause, Head, ImageFacts, Range, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
+use std::collections::VecDeque;
+
+/// How much longer than its stall limit a fetch worker may be silent before it counts as stuck.
+const STUCK_MARGIN: Millis = 10_000;
+/// The shortest time between two progress messages.
+const PROGRESS: Millis = 100;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A fetch worker is there.
+    Fetcher,
+    /// The fetch worker is gone, or talks nonsense and was let go.
+    FetcherLost,
+    /// The size that was named may be held.
+    Admitted,
+    /// Go on after a failure.
+    Again,
+    /// An answer began.
+    Head {
+        /// The job.
+        job: u32,
+        /// Its head.
+        head: Head,
+    },
+    /// A job's body is complete and was taken in; for a document, with its bytes.
+    End {
+        /// The job.
+        job: u32,
+        /// The bytes of a document, else none.
+        document: Vec<u8>,
+    },
+    /// A job failed; what came before was taken in.
+    Failed {
+        /// The job.
+        job: u32,
+        /// Why.
+        cause: FetchCause,
+    },
+    /// The whole image was hashed, where that was asked.
+    Hashed(Option<Sha256>),
+    /// What a store that died left was looked at.
+    Recovered,
+    /// The image is sealed.
+    Sealed,
+    /// The kernel refused memory.
+    NoMemory {
+        /// The error number.
+        errno: i32,
+    },
+    /// Time passed.
+    Timer,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Order a request.
+    Get(Request),
+    /// Give the running request up.
+    Cancel {
+        /// Its job.
+        job: u32,
+    },
+    /// The body of the running request begins at this byte of the file.
+    Receive {
+        /// Offset in the file.
+        at: u64,
+    },
+    /// Give the image's file this size, empty of what it held.
+    Allocate {
+        /// True size in bytes.
+        size: u64,
+    },
+    /// Forget the running hash of the whole: bytes come from the first one again.
+    StartOver,
+    /// Look at what a store that died left ([`Engine::recover`] each chunk), and say `Recovered`.
+    Recover,
+    /// All chunks are there: hash the whole where that is asked, and say `Hashed`.
+    Complete {
+        /// Whether the whole must be hashed.
+        hash: bool,
+    },
+    /// Seal the image and say `Sealed`.
+    Seal,
+    /// Let the fetch worker go.
+    DropFetcher,
+    /// Tell PID 1.
+    News(StoreNews),
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its job number.
+    pub job: u32,
+    /// The URL.
+    pub url: String,
+    /// The bytes wanted; none is the whole file.
+    pub range: Option<Range>,
+    /// Validator for If-Range.
+    pub if_range: Option<String>,
+    /// The most bytes of a body that are wanted.
+    pub limit: u64,
+}
+
+/// What to do with the body's bytes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// They are of no use.
+    Skip,
+    /// They wait in the ring for an answer of PID 1.
+    Hold,
+    /// Collect them, at most so many.
+    Document {
+        /// The bound in bytes.
+        limit: usize,
+    },
+    /// Cut them into chunks; each is hashed where there are hashes.
+    Chunks {
+        /// Whether they are the image's, or the chunk list's.
+        image: bool,
+    },
+}
+
+/// What is looked for beside the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rung {
+    Manifest,
+    Sidecar,
+    Sums,
+}
+
+/// What the image's bytes are held against.
+#[derive(Clone, Debug)]
+struct Plan {
+    /// Where the manifest or checksum came from; none for the operator's own hash, or nothing at all.
+    origin: Option<SourceIndex>,
+    manifest: Option<Manifest>,
+    /// The hash of the whole, where the chunks do not vouch for it.
+    whole: Option<Sha256>,
+    trust: Trust,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    Discovery(Rung),
+    Signature {
+        source: SourceIndex,
+        manifest: Vec<u8>,
+    },
+    List {
+        plan: Plan,
+        list: Transfer,
+        bytes: Vec<u8>,
+    },
+    /// No manifest tells the size: the head of the first answer does.
+    Opening(Plan),
+    /// What a store that died left is being looked at.
+    Recovering {
+        plan: Plan,
+        image: Transfer,
+    },
+    Image {
+        plan: Plan,
+        image: Transfer,
+    },
+    Completing {
+        plan: Plan,
+        image: Transfer,
+    },
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    None,
+    Asked,
+    Ready,
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    number: u32,
+    source: SourceIndex,
+    range: Option<Range>,
+    /// Content-Length, once the head was seen.
+    head: Option<Option<u64>>,
+    useful: bool,
+}
+
+/// The state of a fetch.
+#[derive(Debug)]
+pub struct Engine {
+    wanted: Wanted,
+    sources: Sources,
+    phase: Phase,
+    /// A store that died may have left chunks in the image's file.
+    inherits: bool,
+    /// Verified chunks of a plan that was dropped, for the next one if it is the same.
+    kept: Option<(Manifest, Transfer)>,
+    /// A size that PID 1 was asked about, and whether it agreed.
+    admission: Option<(u64, bool)>,
+    facts: Option<SuperblockFacts>,
+    /// Where the bytes so far came from, and the validator they came with.
+    prefix: Option<(SourceIndex, Option<String>)>,
+    link: Link,
+    job: Option<Job>,
+    jobs: u32,
+    failed: bool,
+    heard: Millis,
+    wake: Option<Millis>,
+    tally: Tally,
+    told: (Millis, Tally),
+    actions: VecDeque<Action>,
+}
+
+impl Engine {
+    /// A fetch that has not begun; `seed` scatters its pauses. The first event is `Fetcher` or `Timer`.
+    pub fn new(wanted: Wanted, seed: u64) -> Self {
+        Self {
+            sources: Sources::new(&wanted.sources, seed),
+            wanted,
+            phase: Phase::Discovery(Rung::Manifest),
+            inherits: false,
+            kept: None,
+            admission: None,
+            facts: None,
+            prefix: None,
+            link: Link::None,
+            job: None,
+            jobs: 0,
+            failed: false,
+            heard: 0,
+            wake: None,
+            tally: Tally::default(),
+            told: (0, Tally::default()),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The same for the successor of a store that died: its chunks are looked at before any is fetched.
+    pub fn inheriting(self, inherits: bool) -> Self {
+        Self { inherits, ..self }
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When a `Timer` event is due at the latest.
+    pub fn deadline(&self) -> Option<Millis> {
+        let stuck = self.watched().then(|| self.stuck_at());
+        let untold = (self.tally != self.told.1 && self.tally.total > 0).then(|| self.told.0.saturating_add(PROGRESS));
+        [self.wake, stuck, untold].into_iter().flatten().min()
+    }
+
+    /// Seconds of silence after which a connection counts as stalled.
+    pub fn stall_seconds(&self) -> u32 {
+        self.wanted.stall_seconds
+    }
+
+    /// The running job.
+    pub fn job(&self) -> Option<u32> {
+        self.job.as_ref().map(|job| job.number)
+    }
+
+    /// What to do with the bytes of the running job.
+    pub fn intake(&self) -> Intake {
+        if self.job.as_ref().is_none_or(|job| job.head.is_none()) {
+            return Intake::Skip;
+        }
+        match &self.phase {
+            Phase::Discovery(_) | Phase::Signature { .. } => Intake::Document { limit: request::DOCUMENT as usize },
+            Phase::List { .. } => Intake::Chunks { image: false },
+            Phase::Image { .. } if !self.is_admitted() => Intake::Hold,
+            Phase::Image { .. } => Intake::Chunks { image: true },
+            Phase::Opening(_) | Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => Intake::Skip,
+        }
+    }
+
+    /// The file that chunks are cut from now.
+    pub fn transfer(&self) -> Option<&Transfer> {
+        match &self.phase {
+            Phase::List { list, .. } => Some(list),
+            Phase::Recovering { image, .. } | Phase::Image { image, .. } | Phase::Completing { image, .. } => {
+                Some(image)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the whole image's hash will be asked for, so that it is worth keeping one running.
+    pub fn hashes_whole(&self) -> bool {
+        match &self.phase {
+            Phase::Image { plan, .. } | Phase::Completing { plan, .. } => plan.whole.is_some(),
+            _ => false,
+        }
+    }
+
+    /// The fetch worker said something.
+    pub fn heard(&mut self, now: Millis) {
+        self.heard = now;
+    }
+
+    /// Bytes for the image came in.
+    pub fn count(&mut self, bytes: u64) {
+        self.tally.fetched = self.tally.fetched.saturating_add(bytes);
+    }
+
+    /// Progress worth telling now.
+    pub fn progress(&mut self, now: Millis) -> Option<StoreNews> {
+        let (when, last) = self.told;
+        if self.tally == last || now < when.saturating_add(PROGRESS) || self.tally.total == 0 {
+            return None;
+        }
+        self.told = (now, self.tally);
+        Some(StoreNews::Progress(self.tally))
+    }
+
+    /// Takes one event up; the actions that follow are in [`Self::next_action`].
+    pub fn handle(&mut self, event: Event, now: Millis) {
+        match event {
+            Event::Fetcher => {
+                self.lose_job(now);
+                self.link = Link::Ready;
+            }
+            Event::FetcherLost => {
+                self.link = Link::None;
+                self.lose_job(now);
+            }
+            Event::Admitted => self.admitted(now),
+            Event::Again => self.again(),
+            Event::Head { job, head } if self.job() == Some(job) => self.head(head),
+            Event::End { job, document } if self.job() == Some(job) => self.end(document, now),
+            Event::Failed { job, cause } if self.job() == Some(job) => self.request_failed(cause, now),
+            Event::Head { .. } | Event::End { .. } | Event::Failed { .. } => {}
+            Event::Recovered => self.recovered(now),
+            Event::Hashed(found) => self.hashed(found),
+            Event::Sealed => self.sealed(),
+            Event::NoMemory { errno } => self.no_memory(errno),
+            Event::Timer => self.look_after_fetcher(now),
+        }
+        self.pump(now);
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admission.is_some_and(|(_, granted)| granted)
+    }
+
+    /// Asks PID 1 whether `size` may be held, unless it agreed to that already.
+    fn admit(&mut self, size: u64) {
+        self.tally.total = size;
+        if self.admission.is_none_or(|(asked, _)| asked != size) {
+            self.admission = Some((size, false));
+            self.actions.push_back(Action::News(StoreNews::Size { bytes: size }));
+        }
+    }
+
+    fn admitted(&mut self, now: Millis) {
+        // A worker whose bytes had to wait was silent with good reason.
+        self.heard = now;
+        if let Some((size, granted)) = &mut self.admission
+            && !*granted
+        {
+            *granted = true;
+            let size = *size;
+            self.actions.push_back(Action::Allocate { size });
+        }
+    }
+
+    fn again(&mut self) {
+        if !std::mem::take(&mut self.failed) {
+            return;
+        }
+        self.sources.forgive_all();
+        if let Some((size, false)) = self.admission {
+            self.actions.push_back(Action::News(StoreNews::Size { bytes: size }));
+        }
+        match &mut self.phase {
+            Phase::Discovery(rung) => *rung = Rung::Manifest,
+            Phase::List { list: transfer, .. } | Phase::Image { image: transfer, .. } => transfer.forgive(),
+            _ => {}
+        }
+    }
+
+    fn fail(&mut self, cause: StoreCause) {
+        self.failed = true;
+        self.actions.push_back(Action::News(StoreNews::Failed(cause)));
+    }
+
+    /// What was to be written is not there, so no chunk counts as there any more.
+    fn no_memory(&mut self, errno: i32) {
+        self.cancel();
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Image { plan, mut image } | Phase::Completing { plan, mut image } => {
+                image.start_over();
+                self.tally.verified = 0;
+                self.actions.push_back(Action::StartOver);
+                Phase::Image { plan, image }
+            }
+            other => other,
+        };
+        self.admission = self.admission.map(|(size, _)| (size, false));
+        self.fail(StoreCause::Memory { errno });
+    }
+
+    /// The running job is lost with its worker.
+    fn lose_job(&mut self, now: Millis) {
+        if self.job.is_some() {
+            self.request_failed(FetchCause::WorkerDied, now);
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.actions.push_back(Action::Cancel { job: job.number });
+        }
+    }
+
+    /// Whether the fetch worker owes something.
+    fn watched(&self) -> bool {
+        self.job.is_some() && self.intake() != Intake::Hold
+    }
+
+    fn stuck_at(&self) -> Millis {
+        let limit = Millis::from(self.wanted.stall_seconds).saturating_mul(1000);
+        self.heard.saturating_add(limit).saturating_add(STUCK_MARGIN)
+    }
+
+    fn look_after_fetcher(&mut self, now: Millis) {
+        if self.watched() && now >= self.stuck_at() {
+            self.actions.push_back(Action::DropFetcher);
+            self.link = Link::None;
+            self.request_failed(FetchCause::Stalled, now);
+        }
+    }
+
+    /// The source of a verified plan turned out wrong: what it vouched for is dropped, the others are asked anew.
+    /// Chunks that passed stay for a plan with the same hashes.
+    fn blame(&mut self, source: SourceIndex, cause: StoreCause) {
+        self.cancel();
+        self.sources.give_up(source, Stage::Image, cause);
+        let phase = std::mem::replace(&mut self.phase, Phase::Discovery(Rung::Manifest));
+        if let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, image } = phase {
+            self.kept = Some((manifest, image));
+        }
+        self.sources.next_round();
+        self.sources.forgive_before(Stage::Image);
+        self.actions.push_back(Action::StartOver);
+    }
+
+    fn hashed(&mut self, found: Option<Sha256>) {
+        let Phase::Completing { plan, .. } = &self.phase else { return };
+        match (plan.whole, found) {
+            (Some(expected), Some(found)) if expected != found => {
+                let source = plan.origin.or_else(|| self.prefix.as_ref().map(|(source, _)| *source)).unwrap_or(0);
+                self.blame(source, StoreCause::WrongHash { expected, found });
+            }
+            (Some(_), None) => {}
+            _ => self.actions.push_back(Action::Seal),
+        }
+    }
+
+    fn sealed(&mut self) {
+        let Phase::Completing { plan, image } = &self.phase else { return };
+        let Some(facts) = self.facts else { return };
+        let facts = ImageFacts {
+            filesystem: facts.filesystem,
+            compressor: facts.compressor,
+            size: image.size(),
+            sha256: plan.whole.or_else(|| plan.manifest.as_ref().map(|manifest| manifest.sha256)),
+            trust: plan.trust,
+            version: plan.manifest.as_ref().map(|manifest| manifest.version),
+        };
+        self.phase = Phase::Done;
+        self.actions.push_back(Action::News(StoreNews::Done { facts, tally: self.tally }));
+    }
+
+    /// From the chunk list, or from nothing, to the image.
+    fn begin_image(&mut self, plan: Plan, hashes: Hashes, size: u64) {
+        let chunk_size = plan.manifest.as_ref().map_or(CHUNK_SIZE, |manifest| manifest.chunk_size);
+        self.sources.next_round();
+        self.sources.forgive_before(Stage::Image);
+        self.tally.verified = 0;
+        let image = Transfer::new(size, chunk_size, hashes);
+        // Without hashes there is no telling what of it is right.
+        self.phase = if std::mem::take(&mut self.inherits) && image.has_hashes() {
+            self.actions.push_back(Action::Recover);
+            Phase::Recovering { plan, image }
+        } else {
+            Phase::Image { plan, image }
+        };
+    }
+}

@@ -1,0 +1,230 @@
+//! The sources of an image: which is asked next, which waits, which is given up.
+
+use super::Millis;
+use super::locate::Location;
+use crate::messages::{FetchCause, SourceIndex, StoreCause};
+
+/// Ceiling of the first pause after a failure; it doubles with each further one up to [`PAUSE_MAX`].
+const PAUSE_MIN: Millis = 500;
+/// The longest pause that is not the server's own wish.
+const PAUSE_MAX: Millis = 30_000;
+/// The longest pause that a server may ask for by Retry-After.
+const RETRY_AFTER_MAX: Millis = 300_000;
+
+/// Whether the answer says that there is no such file: stores that hide their listing say 403 for 404.
+pub fn is_absence(cause: &FetchCause) -> bool {
+    matches!(cause, FetchCause::Status { status: 403 | 404 | 410, .. })
+}
+
+/// How far a source was got with; a later stage makes its failure the more telling one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Looking for a manifest or a checksum.
+    Discovery,
+    /// Fetching the chunk list.
+    List,
+    /// Fetching the image.
+    Image,
+}
+
+/// One source.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its URLs.
+    pub location: Location,
+    /// Why nothing more is asked of it until something changes, and how far it was got with.
+    out: Option<(Stage, StoreCause)>,
+    failures: u32,
+    ready: Millis,
+    /// Whether it said in this round that it does not have what is looked for.
+    pub absent: bool,
+}
+
+/// All sources, in order of preference.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    all: Vec<Source>,
+    random: u64,
+}
+
+impl Sources {
+    /// Sources for `urls`, at most 256; `seed` scatters the pauses.
+    pub fn new(urls: &[String], seed: u64) -> Self {
+        let source =
+            |url: &String| Source { location: Location::new(url), out: None, failures: 0, ready: 0, absent: false };
+        Self { all: urls.iter().take(256).map(source).collect(), random: seed | 1 }
+    }
+
+    /// The source of that number.
+    pub fn get(&self, index: SourceIndex) -> Option<&Source> {
+        self.all.get(usize::from(index))
+    }
+
+    fn get_mut(&mut self, index: SourceIndex) -> Option<&mut Source> {
+        self.all.get_mut(usize::from(index))
+    }
+
+    /// Numbers and states of those that are not given up.
+    pub fn live(&self) -> impl Iterator<Item = (SourceIndex, &Source)> {
+        self.all.iter().enumerate().filter(|(_, s)| s.out.is_none()).map(|(index, s)| (index as SourceIndex, s))
+    }
+
+    /// The one to ask next among those that `fits`, which ranks them (less is better); and from when on.
+    pub fn next(&self, now: Millis, fits: impl Fn(SourceIndex) -> Option<u32>) -> Option<(SourceIndex, Millis)> {
+        self.live()
+            .filter_map(|(index, source)| Some((fits(index)?, source.ready.max(now), index)))
+            .min_by_key(|(rank, ready, index)| (*ready > now, *rank, *ready, *index))
+            .map(|(_, ready, index)| (index, ready))
+    }
+
+    /// Notes a failure that may pass, and sets the pause: full jitter under a doubling ceiling, or the server's wish.
+    pub fn failed(&mut self, index: SourceIndex, cause: &FetchCause, now: Millis) {
+        let random = self.draw();
+        let Some(source) = self.get_mut(index) else { return };
+        let ceiling = PAUSE_MIN.saturating_mul(1 << source.failures.min(16)).min(PAUSE_MAX);
+        let wish = match cause {
+            FetchCause::Status { retry_after: Some(seconds), .. } => Millis::from(*seconds).saturating_mul(1000),
+            _ => 0,
+        };
+        source.failures = source.failures.saturating_add(1);
+        source.ready = now + (random % (ceiling + 1)).max(wish.min(RETRY_AFTER_MAX));
+    }
+
+    /// How often it failed since it last gave something.
+    pub fn failures(&self, index: SourceIndex) -> u32 {
+        self.get(index).map_or(0, |source| source.failures)
+    }
+
+    /// It gave something of use: the next pause is a short one again.
+    pub fn succeeded(&mut self, index: SourceIndex) {
+        if let Some(source) = self.get_mut(index) {
+            source.failures = 0;
+        }
+    }
+
+    /// Nothing more is asked of it.
+    pub fn give_up(&mut self, index: SourceIndex, stage: Stage, cause: StoreCause) {
+        if let Some(source) = self.get_mut(index) {
+            source.out = Some((stage, cause));
+        }
+    }
+
+    /// It does not have what this round looks for.
+    pub fn set_absent(&mut self, index: SourceIndex) {
+        if let Some(source) = self.get_mut(index) {
+            source.absent = true;
+        }
+    }
+
+    /// A new round of looking for something else.
+    pub fn next_round(&mut self) {
+        for source in &mut self.all {
+            source.absent = false;
+            source.failures = 0;
+        }
+    }
+
+    /// Takes back those whose failure belonged to single requests of the stages before: a source without a manifest
+    /// may have the image.
+    pub fn forgive_before(&mut self, stage: Stage) {
+        for source in &mut self.all {
+            let single = |out: &(Stage, StoreCause)| out.0 < stage && matches!(out.1, StoreCause::Fetch { .. });
+            if source.out.as_ref().is_some_and(single) {
+                source.out = None;
+            }
+        }
+    }
+
+    /// Forgets everything that was held against them.
+    pub fn forgive_all(&mut self) {
+        for source in &mut self.all {
+            source.out = None;
+            source.absent = false;
+            source.failures = 0;
+            source.ready = 0;
+        }
+    }
+
+    /// The most telling cause among those given up: of the one that got furthest, in order of preference.
+    pub fn verdict(&self) -> Option<StoreCause> {
+        let best = self.all.iter().filter_map(|source| source.out.as_ref());
+        best.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, cause)| cause.clone())
+    }
+
+    /// xorshift64: scatters machines, keeps no secret.
+    fn draw(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Sources {
+        Sources::new(&["http://a/i".into(), "http://b/i".into(), "http://c/i".into()], 7)
+    }
+
+    #[test]
+    fn the_next_source_is_asked_at_once_while_the_first_one_pauses() {
+        let mut sources = three();
+        let any = |_| Some(0);
+        assert_eq!(sources.next(10, any), Some((0, 10)));
+        let wish = FetchCause::Status { status: 503, retry_after: Some(9) };
+        sources.failed(0, &wish, 10);
+        assert_eq!(sources.next(10, any), Some((1, 10)));
+        sources.failed(1, &FetchCause::Status { status: 503, retry_after: Some(5) }, 10);
+        sources.give_up(2, Stage::Image, StoreCause::Unverified);
+        assert_eq!(sources.next(10, any), Some((1, 5010)));
+        assert_eq!(sources.next(9010, any), Some((0, 9010)));
+    }
+
+    #[test]
+    fn pauses_grow_to_their_ceiling_and_shrink_after_success() {
+        let mut sources = three();
+        let mut longest = 0;
+        for round in 0..200 {
+            sources.failed(0, &FetchCause::Refused, 0);
+            let ready = sources.get(0).map(|s| s.ready).unwrap();
+            assert!(ready <= PAUSE_MIN << round.min(6) && ready <= PAUSE_MAX, "{ready} in round {round}");
+            longest = longest.max(ready);
+        }
+        assert!(longest > PAUSE_MAX / 2, "{longest}");
+        sources.succeeded(0);
+        sources.failed(0, &FetchCause::Refused, 0);
+        assert!(sources.get(0).unwrap().ready <= PAUSE_MIN);
+    }
+
+    #[test]
+    fn a_server_cannot_ask_for_ever() {
+        let mut sources = three();
+        sources.failed(0, &FetchCause::Status { status: 429, retry_after: Some(u32::MAX) }, 0);
+        assert_eq!(sources.get(0).unwrap().ready, RETRY_AFTER_MAX);
+    }
+
+    #[test]
+    fn the_verdict_is_that_of_the_source_that_got_furthest() {
+        let mut sources = three();
+        let fetch =
+            |source, status| StoreCause::Fetch { source, cause: FetchCause::Status { status, retry_after: None } };
+        sources.give_up(0, Stage::Discovery, fetch(0, 404));
+        sources.give_up(1, Stage::Image, fetch(1, 416));
+        sources.give_up(2, Stage::Image, StoreCause::Empty { source: 2 });
+        assert_eq!(sources.verdict(), Some(fetch(1, 416)));
+    }
+
+    #[test]
+    fn every_cause_is_either_passing_or_definite() {
+        let status = |status| FetchCause::Status { status, retry_after: None };
+        for passing in [FetchCause::Refused, FetchCause::NameServer, FetchCause::Short, status(503), status(429)] {
+            assert!(passing.is_passing() && !is_absence(&passing), "{passing:?}");
+        }
+        for definite in [FetchCause::NameUnknown, FetchCause::Redirect, status(401), status(416)] {
+            assert!(!definite.is_passing() && !is_absence(&definite), "{definite:?}");
+        }
+        assert!(is_absence(&status(404)) && is_absence(&status(403)) && !status(404).is_passing());
+    }
+}
