@@ -15,15 +15,33 @@
     )
 )]
 
+pub mod admission;
+pub mod aftermath;
+pub mod boot;
+pub mod causes;
 pub mod contract;
+pub mod crew;
 pub mod digest;
+pub mod early;
 pub mod failure;
 pub mod fetch;
+pub mod identity;
+pub mod image;
+pub mod journal;
+pub mod keys;
 pub mod label;
+pub mod machine;
 pub mod manifest;
 pub mod messages;
 pub mod modules;
 pub mod net;
+pub mod network;
+pub mod policy;
+pub mod progress;
+pub mod receive;
+pub mod report;
+pub mod roles;
+pub mod root;
 pub mod settings;
 pub mod store;
 pub mod sys;

@@ -51,9 +51,14 @@ pub enum SendError {
 
 /// A connected pair: this process's end (closed on exec) and the raw end for a child.
 pub fn pair<Out: Serialize, In: DeserializeOwned>() -> io::Result<(Channel<Out, In>, OwnedFd)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (ours, theirs) = raw_pair()?;
     Ok((Channel::from_fd(ours), theirs))
+}
+
+/// A connected pair for two children.
+pub fn raw_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {

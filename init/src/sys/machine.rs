@@ -72,3 +72,8 @@ pub fn end(how: End) -> io::Error {
         Err(errno) => errno.into(),
     }
 }
+
+/// Fills `bytes` with random ones; leaves them where the kernel has none yet, rather than wait.
+pub fn random(bytes: &mut [u8]) {
+    let _ = rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+}

@@ -1,7 +1,8 @@
 //! Mounting and moving mounts.
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
+pub use rustix::mount::MountAttrFlags;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -33,15 +34,28 @@ pub struct Refused {
     pub said: Option<String>,
 }
 
+impl Refused {
+    /// EOPNOTSUPP: the kernel knows the filesystem but not this feature of it.
+    pub fn is_unsupported(&self) -> bool {
+        self.errno == rustix::io::Errno::OPNOTSUPP.raw_os_error()
+    }
+}
+
 impl From<rustix::io::Errno> for Refused {
     fn from(errno: rustix::io::Errno) -> Self {
         Self { errno: errno.raw_os_error(), said: None }
     }
 }
 
-/// Lets the kernel open `source` as `fstype`; options are `(key, value)`, an empty value is a flag.
+/// Lets the kernel open `source` as `fstype`; options are `(key, value)`, an empty value is a flag, and `attributes`
+/// are the mount's own (the `ro` of a filesystem is not the `ro` of its mount).
 /// ENODEV from fsopen(2) means that the kernel does not know the filesystem.
-pub fn prepare(fstype: &str, source: &str, options: &[(&str, &str)]) -> Result<Prepared, Refused> {
+pub fn prepare(
+    fstype: &str,
+    source: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<Prepared, Refused> {
     let context = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
     let told = || -> rustix::io::Result<()> {
         rustix::mount::fsconfig_set_string(&context, "source", source)?;
@@ -57,7 +71,7 @@ pub fn prepare(fstype: &str, source: &str, options: &[(&str, &str)]) -> Result<P
     if let Err(errno) = told() {
         return Err(Refused { errno: errno.raw_os_error(), said: words(&context) });
     }
-    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     Ok(Prepared(mount))
 }
 

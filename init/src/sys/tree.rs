@@ -38,13 +38,20 @@ impl Root {
         let facts = rustix::fs::fstat(&found)?;
         let regular = FileType::from_raw_mode(facts.st_mode).is_file();
         let mut head = Vec::new();
-        if regular {
-            if let Some(file) = self.resolve(path, OFlags::RDONLY)? {
-                std::fs::File::from(file).take(4096).read_to_end(&mut head)?;
-            }
+        if regular && let Some(file) = self.resolve(path, OFlags::RDONLY)? {
+            std::fs::File::from(file).take(4096).read_to_end(&mut head)?;
         }
         let size = u64::try_from(facts.st_size).unwrap_or(0);
         Ok(Some(Look { regular, mode: facts.st_mode & 0o7777, size, head }))
+    }
+
+    /// Looks at `path` itself, which may be a link (then it is no regular file), without its content.
+    pub fn look_at_link(&self, path: &Path) -> io::Result<Option<Look>> {
+        let Some(found) = self.resolve(path, OFlags::PATH | OFlags::NOFOLLOW)? else { return Ok(None) };
+        let facts = rustix::fs::fstat(&found)?;
+        let regular = FileType::from_raw_mode(facts.st_mode).is_file();
+        let size = u64::try_from(facts.st_size).unwrap_or(0);
+        Ok(Some(Look { regular, mode: facts.st_mode & 0o7777, size, head: Vec::new() }))
     }
 
     /// Replaces the content of the file `path`, or makes it with mode 0644 where `create` says so; links are
@@ -82,6 +89,14 @@ impl Root {
         let Ok(facts) = rustix::fs::fstat(&self.0) else { return 0 };
         delete_below(self.0.as_fd(), facts.st_dev, 64)
     }
+}
+
+/// Gives the directory `to` owner and mode of the directory `from`.
+pub fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
+    let facts = rustix::fs::stat(from)?;
+    let (owner, group) = (rustix::fs::Uid::from_raw(facts.st_uid), rustix::fs::Gid::from_raw(facts.st_gid));
+    rustix::fs::chown(to, Some(owner), Some(group))?;
+    Ok(rustix::fs::chmod(to, Mode::from_raw_mode(facts.st_mode & 0o7777))?)
 }
 
 /// Depth is bounded so that a deep tree cannot exhaust the stack of PID 1.

@@ -98,6 +98,22 @@ pub fn reap_orphans() {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
 }
 
+/// Runs the busybox at `path` as an interactive shell on the console, in a session of its own with the console as its
+/// terminal (job control, Ctrl-C), until it ends.
+pub fn shell(path: &std::path::Path) -> io::Result<()> {
+    let mut command = std::process::Command::new(path);
+    command.arg0("sh").env("PATH", "/bin:/sbin").env("HOME", "/");
+    let own_session = || {
+        rustix::process::setsid()?;
+        // A console that is no terminal (a file, a pipe) cannot be one; the shell runs all the same.
+        let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+        Ok(())
+    };
+    // SAFETY: two system calls, no allocation, no lock.
+    unsafe { command.pre_exec(own_session) };
+    command.status().map(drop)
+}
+
 /// Executes `program` in place of this process, descriptors other than 0 to 2 closed (they are all close-on-exec),
 /// signal mask and SIGPIPE as the kernel starts a process with. Returns only where that fails.
 pub fn exec(program: &std::path::Path, arguments: impl IntoIterator<Item = std::ffi::OsString>) -> io::Error {

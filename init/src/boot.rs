@@ -1,0 +1,103 @@
+//! The story of a boot: settings → modules → network → image → root → hand-over.
+
+use crate::crew::Crew;
+use crate::failure::{Failure, Retry, Step};
+use crate::image::Mounted;
+use crate::machine::Machine;
+use crate::receive::Received;
+use crate::sys::worker;
+use crate::{image, network, root};
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+
+/// Boots the machine: returns only where that failed. Called again, it goes on with what is there already.
+pub fn boot(machine: &mut Machine) -> Result<Infallible, Failure> {
+    machine.settings.sources()?;
+    let mut crew = match machine.crew.take() {
+        Some(crew) => crew,
+        None => start(machine)?,
+    };
+    match prepare(machine, &mut crew) {
+        Ok((mounted, init)) => {
+            hand_over(machine, crew, &mounted, &init).map_err(|failure| Failure { retry: Retry::Never, ..failure })
+        }
+        Err(failure) => {
+            // What was verified stays with the crew for the next attempt.
+            machine.crew = Some(crew);
+            Err(failure)
+        }
+    }
+}
+
+/// Everything up to the root switch: what is there from an attempt before is not made again.
+fn prepare(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
+    let received = match machine.received.clone() {
+        Some(received) => received,
+        None => fetch(machine, crew)?,
+    };
+    assemble(machine, crew, &received).map_err(|failure| Failure { retry: Retry::Never, ..failure })
+}
+
+/// Drivers and workers.
+fn start(machine: &mut Machine) -> Result<Crew, Failure> {
+    let step = machine.begin(Step::Modules);
+    // The crew listens for devices before they are looked at, so that none is missed between.
+    let crew = Crew::start()?;
+    let found = machine.load_drivers();
+    machine.end(step, found, 0);
+    Ok(crew)
+}
+
+/// An address, then every byte of the image, verified.
+fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<Received, Failure> {
+    if machine.lease.is_none() {
+        let step = machine.begin(Step::Network);
+        crew.order_network(network::order(&machine.settings))?;
+        // The wait for an address hides these.
+        crew.begin()?;
+        image::prepare_kernel(&mut machine.modules);
+        let lease = network::await_lease(crew, &mut machine.modules, &machine.settings)?;
+        network::write_resolver(&lease);
+        machine.end(step, network::describe(&lease), 0);
+        machine.take_lease(lease);
+    }
+    let step = machine.begin(Step::Image);
+    let wanted = machine.wanted()?;
+    let received = machine.download.run(crew, &mut machine.modules, &machine.settings, &wanted)?;
+    machine.end(step, format!("{} bytes from {}", received.facts.size, machine.sources()), received.tally.fetched);
+    machine.take_image(&received);
+    machine.received = Some(received.clone());
+    Ok(received)
+}
+
+/// From the verified image to a root that is fit to be entered.
+fn assemble(machine: &mut Machine, crew: &Crew, received: &Received) -> Result<(Mounted, PathBuf), Failure> {
+    let step = machine.begin(Step::Mount);
+    let mounted = match machine.mounted.clone() {
+        Some(mounted) => mounted,
+        None => image::mount(crew.image(), received, &mut machine.modules)?,
+    };
+    machine.mounted = Some(mounted.clone());
+    let new_root = root::open()?;
+    let init = root::find_init(&new_root, &machine.settings, &machine.kernel)?;
+    machine.check_modules(&new_root);
+    machine.dress(&new_root);
+    machine.end(step, format!("root on {}", mounted.device), received.facts.size);
+    Ok((mounted, init))
+}
+
+/// Into the new root and its init; there is no way back from the root switch.
+fn hand_over(machine: &mut Machine, crew: Crew, mounted: &Mounted, init: &Path) -> Result<Infallible, Failure> {
+    let step = machine.begin(Step::Switch);
+    machine.worker_restarts(crew.restarts());
+    drop(crew.dismiss()?);
+    let deleted = root::enter()?;
+    machine.end(step, format!("{deleted} files of the initramfs deleted"), 0);
+
+    log::info!("handing over to {}", init.display());
+    machine.write_report(mounted, init);
+    machine.journal.close();
+    let error = worker::exec(init, machine.arguments.iter().cloned());
+    let remedy = "look at the image: the program was found executable before the root was switched";
+    Err(Failure::new(Step::Init, init.display().to_string(), format!("exec: {error}"), remedy))
+}

@@ -1,0 +1,177 @@
+//! The step that makes a root out of a verified image: RAM disk, filesystem, overlay.
+
+use crate::causes::filesystem_name;
+use crate::failure::{Failure, Step};
+use crate::messages::{Compressor, FilesystemKind};
+use crate::modules::{Modules, Outcome};
+use crate::receive::Received;
+use crate::settings::values::human;
+use crate::sys::mounts::{self, MountAttrFlags, MountFlags, Refused};
+use crate::sys::{loopdev, tree};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+/// Where the assembled root stands before the switch.
+pub const SYSROOT: &str = "/sysroot";
+/// Where the booted system finds what rootbeam left: report, log and the overlay's parts.
+pub const STATE: &str = "/run/rootbeam";
+/// The image, read-only.
+pub const LOWER: &str = "/run/rootbeam/lower/0";
+/// The overlay's tmpfs.
+pub const WRITABLE: &str = "/run/rootbeam/rw";
+
+/// The assembled root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// The RAM disk, `/dev/loopN`.
+    pub device: String,
+}
+
+/// Loads what the mounts will need while the network is being waited for. Nothing here is a failure yet: `mount`
+/// says what is missing, for the filesystem that the image has.
+pub fn prepare_kernel(modules: &mut Modules) {
+    for name in ["loop", "overlay", "squashfs"] {
+        match modules.load(name) {
+            Ok(Outcome::Loaded(loaded)) => log::debug!("loaded {}", loaded.join(" ")),
+            Ok(Outcome::Present | Outcome::Unknown) => {}
+            Err(failure) => log::debug!("{failure}"),
+        }
+    }
+}
+
+/// Mounts `image` under a tmpfs overlay at [`SYSROOT`].
+pub fn mount(image: BorrowedFd<'_>, received: &Received, modules: &mut Modules) -> Result<Mounted, Failure> {
+    let filesystem = filesystem_name(received.facts.filesystem);
+    for name in [filesystem, "overlay"] {
+        require_filesystem(name, modules)?;
+    }
+    require("loop", modules)?;
+    for directory in [LOWER, WRITABLE, SYSROOT] {
+        std::fs::create_dir_all(directory).map_err(|e| failed(directory, &e.to_string()))?;
+    }
+    let device = loopdev::attach(image, "rootbeam").map_err(|e| {
+        Failure::new(
+            Step::Mount,
+            "loop device",
+            format!("the kernel gives none for the image: {e}"),
+            "use a kernel of version 5.8 or newer with the loop driver, and pack its module",
+        )
+    })?;
+    let prepared = mounts::prepare(filesystem, &device.path, &[("ro", "")], MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .map_err(|refused| cannot_read(received.facts.filesystem, received.facts.compressor, &refused))?;
+    prepared.attach(Path::new(LOWER)).map_err(|e| failed(LOWER, &e.to_string()))?;
+    stack(received.admitted.overlay)?;
+    log::info!(
+        "root: {filesystem} on {} under an overlay of at most {}",
+        device.path,
+        human(received.admitted.overlay)
+    );
+    Ok(Mounted { device: device.path })
+}
+
+/// The writable layer on top. Neither nosuid nor nodev: it is the booted system's root.
+fn stack(limit: u64) -> Result<(), Failure> {
+    let data = format!("mode=0755,size={limit}");
+    let writable = Path::new(WRITABLE);
+    mounts::virtual_filesystem("tmpfs", writable, MountFlags::empty(), &data)
+        .map_err(|e| failed(WRITABLE, &e.to_string()))?;
+    let (upper, work) = (writable.join("upper"), writable.join("work"));
+    for directory in [&upper, &work] {
+        std::fs::create_dir(directory).map_err(|e| failed(WRITABLE, &e.to_string()))?;
+    }
+    // The root of an overlay has the attributes of its upper directory.
+    tree::copy_attributes(Path::new(LOWER), &upper).map_err(|e| failed(WRITABLE, &e.to_string()))?;
+    let options = [("lowerdir", LOWER), ("upperdir", "/run/rootbeam/rw/upper"), ("workdir", "/run/rootbeam/rw/work")];
+    let overlay = mounts::prepare("overlay", "rootbeam", &options, MountAttrFlags::empty())
+        .map_err(|e| failed("overlay", &e.to_string()))?;
+    overlay.attach(Path::new(SYSROOT)).map_err(|e| failed(SYSROOT, &e.to_string()))
+}
+
+/// Loads the filesystem `name` and looks it up in /proc/filesystems.
+fn require_filesystem(name: &str, modules: &mut Modules) -> Result<(), Failure> {
+    require(name, modules)?;
+    let known = std::fs::read("/proc/filesystems").unwrap_or_default();
+    if lists_filesystem(&known, name) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Step::Mount,
+        format!("kernel without {name}"),
+        format!("it has the filesystem {name} neither built in nor as a module of this initramfs"),
+        format!("use a kernel with {name}, or pack the module with `rootbeam pack --include-module {name}`"),
+    ))
+}
+
+fn require(name: &str, modules: &mut Modules) -> Result<(), Failure> {
+    match modules.load(name) {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(Failure { step: Step::Mount, ..failure }),
+    }
+}
+
+/// Whether /proc/filesystems (filesystems(5)) lists `name`.
+fn lists_filesystem(list: &[u8], name: &str) -> bool {
+    list.split(|b| *b == b'\n').any(|line| line.rsplit(|b| *b == b'\t').next() == Some(name.as_bytes()))
+}
+
+/// The kernel opened the verified image and did not like it: mostly a compressor that it was built without.
+fn cannot_read(filesystem: FilesystemKind, compressor: Compressor, refused: &Refused) -> Failure {
+    let (filesystem, compressor) = (filesystem_name(filesystem), compressor_name(compressor));
+    let about_compression = refused.said.as_deref().is_some_and(|said| said.contains("compress"))
+        // erofs: EOPNOTSUPP for a feature that the kernel does not have.
+        || refused.is_unsupported();
+    if about_compression {
+        return Failure::new(
+            Step::Mount,
+            format!("{filesystem} image"),
+            format!("it is compressed with {compressor}, which this kernel's {filesystem} lacks: {refused}"),
+            format!(
+                "build the image with another compressor (`rootbeam image build --compress`), or use a kernel with \
+                 {filesystem} {compressor} support"
+            ),
+        );
+    }
+    Failure::new(
+        Step::Mount,
+        format!("{filesystem} image"),
+        format!("the kernel does not mount it: {refused}"),
+        "look at the kernel's own message above; make the image anew",
+    )
+}
+
+/// The kernel's name of a compressor.
+pub fn compressor_name(compressor: Compressor) -> &'static str {
+    match compressor {
+        Compressor::None => "none",
+        Compressor::Gzip => "gzip",
+        Compressor::Lzma => "lzma",
+        Compressor::Lzo => "lzo",
+        Compressor::Xz => "xz",
+        Compressor::Lz4 => "lz4",
+        Compressor::Zstd => "zstd",
+        Compressor::Deflate => "deflate",
+    }
+}
+
+fn failed(object: &str, cause: &str) -> Failure {
+    Failure::new(Step::Mount, object, cause, "look at the kernel's own message above; give the machine more RAM")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_filesystem_by_its_whole_name() {
+        let list = b"nodev\tsysfs\nnodev\toverlay\n\tsquashfs\n";
+        assert!(lists_filesystem(list, "squashfs") && lists_filesystem(list, "overlay"));
+        assert!(!lists_filesystem(list, "squash") && !lists_filesystem(list, "nodev"));
+    }
+
+    #[test]
+    fn a_missing_compressor_is_named() {
+        let said = Some("squashfs: Filesystem uses \"lzma\" compression. This is not supported".to_owned());
+        let failure = cannot_read(FilesystemKind::Squashfs, Compressor::Lzma, &Refused { errno: 22, said });
+        assert!(failure.cause.starts_with("it is compressed with lzma, which this kernel's squashfs lacks"));
+    }
+}

@@ -1,0 +1,255 @@
+//! What PID 1 knows over the whole boot, and the bookkeeping of it.
+
+use crate::contract;
+use crate::crew::Crew;
+use crate::failure::{Failure, Step};
+use crate::image::{Mounted, STATE};
+use crate::journal::Journal;
+use crate::label::Label;
+use crate::messages::{Lease, Trust, Wanted};
+use crate::modules::{self, Modules};
+use crate::receive::{self, Download, Received};
+use crate::report::{self, ImageReport, MemoryReport, NetworkReport, Report, StepReport};
+use crate::settings::values::{human, mac_text};
+use crate::settings::{Notice, Settings};
+use crate::sys::machine::{self, Kernel};
+use crate::sys::tree::Root;
+use crate::{early, keys, root};
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+/// One machine being booted.
+pub struct Machine {
+    /// The running kernel.
+    pub kernel: Kernel,
+    /// What the operator asked for.
+    pub settings: Settings,
+    /// Arguments for the real init: what the kernel handed to this one.
+    pub arguments: Vec<OsString>,
+    /// The log.
+    pub journal: Journal,
+    /// The kernel's modules.
+    pub modules: Modules,
+    /// The workers, between attempts.
+    pub crew: Option<Crew>,
+    /// The network, once there is one.
+    pub lease: Option<Lease>,
+    /// The download, over attempts.
+    pub download: Download,
+    /// The image, once it is complete.
+    pub received: Option<Received>,
+    /// The root, once it is assembled.
+    pub mounted: Option<Mounted>,
+    /// What will stand in report.json.
+    pub report: Report,
+}
+
+/// A step that has begun.
+#[derive(Debug)]
+pub struct Begun {
+    step: Step,
+    at: Duration,
+    available: u64,
+}
+
+/// What the archive's settings file and the kernel command line say.
+pub fn read_settings() -> (Settings, Vec<Notice>) {
+    let line = std::fs::read("/proc/cmdline").unwrap_or_default();
+    let packed = std::fs::read(Path::new("/").join(contract::CONFIG)).unwrap_or_default();
+    Settings::parse(&packed, &line)
+}
+
+impl Machine {
+    /// Reads what the kernel and the archive say. The early mounts are there.
+    pub fn wake(arguments: Vec<OsString>, journal: Journal) -> Result<Self, Failure> {
+        let kernel = machine::kernel();
+        let (settings, notices) = read_settings();
+        journal.set_level(settings.log);
+        log::info!("version {}, kernel {}", env!("CARGO_PKG_VERSION"), kernel.release);
+        let policy = modules::Policy::new(&settings.blacklist, &settings.module_parameters);
+        let modules = Modules::open(Path::new("/"), &kernel.release, policy)?;
+        let mut report = Report::new(&kernel.release);
+        if let Ok(memory) = receive::measure() {
+            report.memory =
+                MemoryReport { total: memory.total, available_before: memory.available, ..MemoryReport::default() };
+        }
+        let mut machine = Self {
+            settings,
+            arguments,
+            journal,
+            modules,
+            crew: None,
+            lease: None,
+            download: Download::default(),
+            received: None,
+            mounted: None,
+            report,
+            kernel,
+        };
+        notices.iter().map(Notice::to_string).for_each(|text| machine.warn(text));
+        if let Some(text) = early::raise_clock() {
+            log::info!("{text}");
+        }
+        Ok(machine)
+    }
+
+    /// Says a warning and keeps it for the report.
+    pub fn warn(&mut self, text: String) {
+        log::warn!("{text}");
+        self.report.warnings.push(text);
+    }
+
+    /// A step begins.
+    pub fn begin(&self, step: Step) -> Begun {
+        Begun { step, at: machine::uptime(), available: receive::measure().map(|m| m.available).unwrap_or(0) }
+    }
+
+    /// A step ended well.
+    pub fn end(&mut self, begun: Begun, what: String, bytes: u64) {
+        let Begun { step, at, available } = begun;
+        let took = machine::uptime().saturating_sub(at);
+        let now = receive::measure().map(|m| m.available).unwrap_or(available);
+        log::info!("{step}: {what} ({}.{:03} s)", took.as_secs(), took.subsec_millis());
+        self.report.steps.push(StepReport {
+            step,
+            what,
+            began_ms: report::milliseconds(at),
+            took_ms: report::milliseconds(took),
+            bytes,
+            ram: available.saturating_sub(now),
+        });
+    }
+
+    /// Loads the drivers of the devices that are there; says what it did.
+    pub fn load_drivers(&mut self) -> String {
+        if let Some(releases) = self.modules.mismatch() {
+            let text = format!(
+                "this initramfs has modules for kernel {}, and kernel {} is running: pack it again with the modules \
+                 of that kernel",
+                releases.join(", "),
+                self.kernel.release
+            );
+            self.warn(text);
+        }
+        let summary = self.modules.coldplug();
+        for failure in summary.failures {
+            self.warn(failure.to_string());
+        }
+        // DHCP speaks through packet sockets.
+        if let Err(failure) = self.modules.load("af_packet") {
+            self.warn(failure.to_string());
+        }
+        match summary.loaded.as_slice() {
+            [] => "no driver needed".to_owned(),
+            loaded => format!("loaded {}", loaded.join(" ")),
+        }
+    }
+
+    /// Keeps the lease.
+    pub fn take_lease(&mut self, lease: Lease) {
+        self.report.network = Some(NetworkReport {
+            link: lease.link.to_string(),
+            mac: mac_text(lease.mac),
+            address: lease.address,
+            prefix: lease.prefix,
+            gateway: lease.routes.iter().find(|route| route.prefix == 0).and_then(|route| route.gateway),
+            dns: lease.dns.clone(),
+            server: lease.server,
+            lease_seconds: lease.seconds,
+            hostname: lease.hostname.as_ref().map(Label::to_string),
+        });
+        self.lease = Some(lease);
+    }
+
+    /// What the store is asked for.
+    pub fn wanted(&self) -> Result<Wanted, Failure> {
+        let kernel = Label::new(&self.kernel.release).map_err(|e| {
+            let remedy = "use a kernel with a release of letters, digits and . _ + ~ -";
+            Failure::new(Step::Settings, "release of the running kernel", e.to_string(), remedy)
+        })?;
+        Ok(Wanted {
+            sources: self.settings.image.iter().map(|source| source.as_str().to_owned()).collect(),
+            sha256: self.settings.sha256,
+            require_verified: self.settings.require_verified,
+            keys: keys::packed(Path::new("/"))?,
+            kernel,
+            stall_seconds: self.settings.stall,
+        })
+    }
+
+    /// The sources in words.
+    pub fn sources(&self) -> String {
+        match self.settings.image.as_slice() {
+            [only] => only.to_string(),
+            several => format!("{} sources", several.len()),
+        }
+    }
+
+    /// Keeps what is known of the image.
+    pub fn take_image(&mut self, received: &Received) {
+        let facts = &received.facts;
+        self.report.verification = report::verification(facts.trust).to_owned();
+        if facts.trust == Trust::Unverified {
+            self.warn(self.report.verification.clone());
+        }
+        self.report.warnings.extend(received.admitted.warning.clone());
+        self.report.image = Some(ImageReport {
+            sources: self.settings.image.iter().map(ToString::to_string).collect(),
+            filesystem: facts.filesystem,
+            compressor: facts.compressor,
+            size: facts.size,
+            sha256: facts.sha256,
+            trust: facts.trust,
+            version: facts.version,
+            tally: received.tally,
+            device: None,
+        });
+        self.report.memory.available_before = received.before.available;
+        self.report.memory.overlay = received.admitted.overlay;
+    }
+
+    /// Says where the image's modules are not the running kernel's.
+    pub fn check_modules(&mut self, new_root: &Root) {
+        if let Some(text) = root::check_modules(new_root, &self.kernel) {
+            self.warn(text);
+        }
+    }
+
+    /// Puts this machine's identity into the new root.
+    pub fn dress(&self, new_root: &Root) {
+        let product_uuid = std::fs::read_to_string("/sys/class/dmi/id/product_uuid").unwrap_or_default();
+        if let Some(lease) = &self.lease {
+            root::dress(new_root, lease, &product_uuid);
+        }
+    }
+
+    /// Keeps how often workers died.
+    pub fn worker_restarts(&mut self, restarts: u32) {
+        self.report.worker_restarts = restarts;
+    }
+
+    /// Writes report.json and boot.log where the booted system finds them.
+    pub fn write_report(&mut self, mounted: &Mounted, init: &Path) {
+        self.report.init = Some(init.display().to_string());
+        if let Some(image) = &mut self.report.image {
+            image.device = Some(mounted.device.clone());
+        }
+        if let Ok(memory) = receive::measure() {
+            self.report.memory.available_after = memory.available;
+            log::info!("memory: {} of {} are free for the system", human(memory.available), human(memory.total));
+        }
+        self.save();
+    }
+
+    /// Writes the state so far.
+    pub fn save(&self) {
+        let state = Path::new(STATE);
+        let written = std::fs::create_dir_all(state)
+            .and_then(|()| std::fs::write(state.join("report.json"), self.report.render()))
+            .and_then(|()| std::fs::write(state.join("boot.log"), self.journal.text()));
+        if let Err(e) = written {
+            log::warn!("{STATE}: report and log cannot be written: {e}");
+        }
+    }
+}

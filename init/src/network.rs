@@ -1,0 +1,157 @@
+//! The step that brings the network up: PID 1's side of it.
+
+use crate::causes;
+use crate::crew::{Crew, News};
+use crate::failure::Failure;
+use crate::label::Label;
+use crate::messages::{Addressing, Carrier, Lease, NetNews, NetOrder, Selection};
+use crate::modules::Modules;
+use crate::settings::Settings;
+use crate::settings::values::mac_text;
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What the operator's words mean for the net worker. `ip=` names a link before BOOTIF= does; DHCP is the default.
+pub fn order(settings: &Settings) -> NetOrder {
+    let named = settings.ip.as_ref().and_then(|ip| ip.link.clone()).map(Selection::Named);
+    let by_mac = settings.bootif.map(Selection::Mac);
+    NetOrder::Up {
+        links: named.or(by_mac).unwrap_or(Selection::All),
+        addressing: settings.ip.as_ref().map_or(Addressing::Dhcp, |ip| ip.addressing.clone()),
+        nameservers: settings.nameservers.clone(),
+        carrier_seconds: settings.carrier,
+        lease_seconds: settings.lease,
+    }
+}
+
+/// Waits for the net worker's answer to [`order`], loading drivers for devices that appear meanwhile.
+pub fn await_lease(crew: &mut Crew, modules: &mut Modules, settings: &Settings) -> Result<Lease, Failure> {
+    // The worker bounds its own waits; this bound is for a worker that does not.
+    let seconds = u64::from(settings.carrier) + u64::from(settings.lease) + 30;
+    let patience = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        match crew.next(patience)? {
+            Some(News::Net(NetNews::Up(lease) | NetNews::Renewed(lease))) => return Ok(named(lease, settings)),
+            Some(News::Net(NetNews::Failed(cause))) => return Err(causes::network(&cause)),
+            Some(News::Net(NetNews::Link { name, mac, carrier })) => {
+                let state = if carrier == Carrier::Up { "has carrier" } else { "has no carrier" };
+                log::info!("link {name} ({}) {state}", mac_text(mac));
+            }
+            Some(News::Net(NetNews::Asking { link })) => log::info!("asking for an address on {link}"),
+            Some(news @ (News::Device(_) | News::DevicesLost)) => {
+                if plug(modules, &news) {
+                    crew.order_network(NetOrder::LinksChanged)?;
+                }
+            }
+            Some(News::Store(_)) => {}
+            None => {
+                return Err(Failure::new(
+                    crate::failure::Step::Network,
+                    crate::contract::role::NET,
+                    format!("the worker gave no answer within {seconds} s"),
+                    "report this as a bug, with the log",
+                )
+                .passing());
+            }
+        }
+    }
+}
+
+/// The lease under the host name that `ip=` gives, if it does: what the operator says wins over the DHCP server.
+fn named(lease: Lease, settings: &Settings) -> Lease {
+    let asked = settings.ip.as_ref().and_then(|ip| ip.hostname.clone());
+    Lease { hostname: asked.or(lease.hostname), ..lease }
+}
+
+/// Loads what a device that appeared needs; whether anything was loaded.
+pub fn plug(modules: &mut Modules, news: &News) -> bool {
+    match news {
+        News::Device(uevent) => match modules.on_uevent(uevent) {
+            Ok(loaded) => !loaded.is_empty(),
+            Err(failure) => {
+                log::warn!("{failure}");
+                false
+            }
+        },
+        News::DevicesLost => {
+            let summary = modules.coldplug();
+            summary.failures.iter().for_each(|failure| log::warn!("{failure}"));
+            !summary.loaded.is_empty()
+        }
+        News::Net(_) | News::Store(_) => false,
+    }
+}
+
+/// resolv.conf(5) for a lease.
+pub fn resolv_conf(domain: Option<&Label>, servers: &[IpAddr]) -> String {
+    let mut text = String::from("# written by rootbeam\n");
+    if let Some(domain) = domain {
+        let _ = writeln!(text, "search {domain}");
+    }
+    for server in servers.iter().take(3) {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    text
+}
+
+/// Writes what the fetch worker's resolver reads, before it is started.
+pub fn write_resolver(lease: &Lease) {
+    for (path, text) in [
+        ("/etc/resolv.conf", resolv_conf(lease.domain.as_ref(), &lease.dns)),
+        // glibc knows `localhost` from here only.
+        ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+    ] {
+        if let Err(e) = std::fs::write(Path::new(path), text) {
+            log::warn!("names may not be found: {path}: {e}");
+        }
+    }
+}
+
+/// The lease in a line.
+pub fn describe(lease: &Lease) -> String {
+    let Lease { link, address, prefix, routes, dns, server, seconds, .. } = lease;
+    let mut text = format!("{link} has {address}/{prefix}");
+    if let Some(gateway) = routes.iter().find(|r| r.prefix == 0).and_then(|r| r.gateway) {
+        let _ = write!(text, ", gateway {gateway}");
+    }
+    if !dns.is_empty() {
+        let servers: Vec<_> = dns.iter().map(ToString::to_string).collect();
+        let _ = write!(text, ", name servers {}", servers.join(" "));
+    }
+    if let Some(server) = server {
+        let _ = write!(text, ", by DHCP from {server}");
+    }
+    if let Some(seconds) = seconds {
+        let _ = write!(text, " for {seconds} s");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bootif_chooses_the_link_unless_ip_names_one() {
+        let links = |line: &str| match order(&Settings::parse(b"", line.as_bytes()).0) {
+            NetOrder::Up { links, .. } => links,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(links(""), Selection::All);
+        assert_eq!(links("BOOTIF=01-02-03-04-05-06-07"), Selection::Mac([2, 3, 4, 5, 6, 7]));
+        let named = Selection::Named(Label::new("eth1").unwrap());
+        assert_eq!(links("BOOTIF=01-02-03-04-05-06-07 ip=eth1:dhcp"), named);
+    }
+
+    #[test]
+    fn resolv_conf_holds_domain_and_at_most_three_servers() {
+        let servers: Vec<IpAddr> = (1..=4).map(|n| IpAddr::from([10, 0, 0, n])).collect();
+        let text = resolv_conf(Label::new("lab.example").ok().as_ref(), &servers);
+        assert_eq!(
+            text,
+            "# written by rootbeam\nsearch lab.example\nnameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n"
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! The step that gets the image into memory: PID 1's side of it.
+
+use crate::admission::{self, Admitted, Memory};
+use crate::causes;
+use crate::crew::{Crew, News};
+use crate::failure::{Failure, Step};
+use crate::messages::{FetchCause, ImageFacts, NetNews, SourceIndex, StoreNews, StoreOrder, Tally, Wanted};
+use crate::modules::Modules;
+use crate::network;
+use crate::progress::Progress;
+use crate::settings::Settings;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A complete and verified image in the crew's memory. Only `receive` makes one, and only one can be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// What it is.
+    pub facts: ImageFacts,
+    /// How it came.
+    pub tally: Tally,
+    /// The overlay that fits beside it, and whether that is tight.
+    pub admitted: Admitted,
+    /// Memory before the first byte.
+    pub before: Memory,
+}
+
+/// A size that was found to fit.
+#[derive(Debug)]
+struct Weighed {
+    bytes: u64,
+    admitted: Admitted,
+    /// Memory before the first byte of any image: what is being filled counts itself from then on.
+    before: Memory,
+}
+
+/// Where the download stands over retries of the boot.
+#[derive(Debug, Default)]
+pub struct Download {
+    started: bool,
+    admitted: Option<Weighed>,
+    last: Option<(SourceIndex, FetchCause)>,
+}
+
+impl Download {
+    /// Fetches, or goes on where the last call stopped, until the image is complete.
+    pub fn run(
+        &mut self,
+        crew: &mut Crew,
+        modules: &mut Modules,
+        settings: &Settings,
+        wanted: &Wanted,
+    ) -> Result<Received, Failure> {
+        if !self.started {
+            crew.order_store(StoreOrder::Start(wanted.clone()))?;
+            self.started = true;
+        } else {
+            crew.order_store(StoreOrder::Again)?;
+        }
+        // Each attempt has its own time: a person may have spent an hour in the shell between two.
+        let deadline = settings.timeout.map(|s| Instant::now() + Duration::from_secs(s.into()));
+        let mut progress = Progress::new(Instant::now());
+        loop {
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Err(causes::too_late(settings.timeout.unwrap_or(0), self.last.as_ref(), &settings.image));
+            }
+            let tick = now + Duration::from_secs(1);
+            match crew.next(deadline.map_or(tick, |deadline| deadline.min(tick)))? {
+                Some(News::Store(StoreNews::Size { bytes })) => {
+                    self.admit(bytes, settings)?;
+                    crew.order_store(StoreOrder::Admitted)?;
+                }
+                Some(News::Store(StoreNews::Progress(tally))) => {
+                    if let Some(line) = progress.line(now, &tally) {
+                        log::info!("{line}");
+                    }
+                }
+                Some(News::Store(StoreNews::Trouble { source, cause, pause_ms })) => {
+                    let trouble = (source, cause);
+                    let fresh = self.last.as_ref() != Some(&trouble);
+                    log::warn!("{}", causes::trouble(&trouble, &settings.image, pause_ms, fresh));
+                    self.last = Some(trouble);
+                }
+                Some(News::Store(StoreNews::Done { facts, tally })) => {
+                    let Some(Weighed { admitted, before, .. }) = self.admitted.take() else {
+                        return Err(unasked());
+                    };
+                    return Ok(Received { facts, tally, admitted, before });
+                }
+                Some(News::Store(StoreNews::Failed(cause))) => {
+                    return Err(causes::store(&cause, &settings.image, wanted.kernel.as_str()));
+                }
+                Some(News::Net(NetNews::Renewed(lease))) => {
+                    log::debug!("lease renewed: {}", network::describe(&lease));
+                    network::write_resolver(&lease);
+                }
+                Some(News::Net(NetNews::Failed(cause))) => {
+                    // The download may end well all the same; the worker asks for a new lease.
+                    log::warn!("{}", causes::network(&cause));
+                    crew.order_network(network::order(settings))?;
+                }
+                Some(news @ (News::Device(_) | News::DevicesLost)) => {
+                    network::plug(modules, &news);
+                }
+                Some(News::Store(StoreNews::NeedFetcher) | News::Net(_)) | None => {}
+            }
+        }
+    }
+
+    /// Weighs image against memory: once for a size, again where the server's file became another one.
+    fn admit(&mut self, bytes: u64, settings: &Settings) -> Result<(), Failure> {
+        let before = match &self.admitted {
+            Some(weighed) if weighed.bytes == bytes => return Ok(()),
+            Some(weighed) => weighed.before,
+            None => measure()?,
+        };
+        let admitted = admission::weigh(bytes, before, settings.reserve, settings.overlay)?;
+        if let Some(warning) = &admitted.warning {
+            log::warn!("{warning}");
+        }
+        self.admitted = Some(Weighed { bytes, admitted, before });
+        Ok(())
+    }
+}
+
+/// The store says `Done` only after `Admitted`.
+fn unasked() -> Failure {
+    let remedy = "report this as a bug, with the log";
+    Failure::new(Step::Worker, crate::contract::role::STORE, "it filled memory that was not admitted", remedy)
+}
+
+/// Memory now.
+pub fn measure() -> Result<Memory, Failure> {
+    let read = std::fs::read(Path::new("/proc/meminfo")).ok();
+    read.and_then(|text| Memory::parse(&text)).ok_or_else(|| {
+        let remedy = "use a kernel of version 3.14 or newer with /proc";
+        Failure::new(Step::Memory, "/proc/meminfo", "it says nothing of available memory", remedy)
+    })
+}

@@ -1,0 +1,199 @@
+//! `/run/rootbeam/report.json`: what this boot did, for scripts and for `make demo`.
+
+use crate::digest::Sha256;
+use crate::failure::{Failure, Step};
+use crate::messages::{Compressor, FilesystemKind, Tally, Trust};
+use crate::settings::values::human;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// The value of [`Report::format`].
+pub const FORMAT: &str = "rootbeam-report-1";
+
+/// One boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// How well the image is vouched for; `UNVERIFIED` in capitals where it is not. The first line of the file.
+    pub verification: String,
+    /// [`FORMAT`].
+    pub format: String,
+    /// Version of rootbeam.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The steps in the order in which they ended.
+    pub steps: Vec<StepReport>,
+    /// The network.
+    pub network: Option<NetworkReport>,
+    /// The image.
+    pub image: Option<ImageReport>,
+    /// Memory, in bytes.
+    pub memory: MemoryReport,
+    /// The real init.
+    pub init: Option<String>,
+    /// Failures on the way, with what followed.
+    pub failures: Vec<Failure>,
+    /// Warnings of the boot.
+    pub warnings: Vec<String>,
+    /// Workers that died and were started again.
+    pub worker_restarts: u32,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Which.
+    pub step: Step,
+    /// What it did, in words.
+    pub what: String,
+    /// When it began, in milliseconds since the kernel started.
+    pub began_ms: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Bytes that it moved.
+    pub bytes: u64,
+    /// RAM that it took, in bytes (MemAvailable before less after; other things move it too).
+    pub ram: u64,
+}
+
+/// The network of the boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct NetworkReport {
+    pub link: String,
+    pub mac: String,
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+    pub gateway: Option<Ipv4Addr>,
+    pub dns: Vec<IpAddr>,
+    pub server: Option<Ipv4Addr>,
+    pub lease_seconds: Option<u32>,
+    pub hostname: Option<String>,
+}
+
+/// The image of the boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ImageReport {
+    pub sources: Vec<String>,
+    pub filesystem: FilesystemKind,
+    pub compressor: Compressor,
+    pub size: u64,
+    pub sha256: Option<Sha256>,
+    pub trust: Trust,
+    pub version: Option<u64>,
+    pub tally: Tally,
+    /// The RAM disk.
+    pub device: Option<String>,
+}
+
+/// Memory of the boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// MemTotal.
+    pub total: u64,
+    /// MemAvailable before the image.
+    pub available_before: u64,
+    /// MemAvailable at the hand-over.
+    pub available_after: u64,
+    /// Limit of the overlay.
+    pub overlay: u64,
+}
+
+impl Report {
+    /// An empty report of this build.
+    pub fn new(kernel: &str) -> Self {
+        Self {
+            verification: "no image yet".to_owned(),
+            format: FORMAT.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: kernel.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The file, JSON with a final newline.
+    pub fn render(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// A line a step for people: what, how long, how many bytes, how much RAM.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.verification)?;
+        let before = self.steps.first().map_or(0, |step| step.began_ms);
+        row(f, "kernel", before, 0, 0, &self.kernel)?;
+        for StepReport { step, what, took_ms, bytes, ram, .. } in &self.steps {
+            row(f, &step.to_string(), *took_ms, *bytes, *ram, what)?;
+        }
+        let end = self.steps.last().map_or(before, |step| step.began_ms.saturating_add(step.took_ms));
+        let init = self.init.as_deref().unwrap_or("no init yet");
+        row(f, "together", end, 0, self.memory.available_before.saturating_sub(self.memory.available_after), init)?;
+        let MemoryReport { total, available_after, overlay, .. } = self.memory;
+        writeln!(
+            f,
+            "memory: {} of {} available, overlay at most {}",
+            human(available_after),
+            human(total),
+            human(overlay)
+        )?;
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))?;
+        self.failures.iter().try_for_each(|failure| writeln!(f, "{failure}"))
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, step: &str, milliseconds: u64, bytes: u64, ram: u64, what: &str) -> fmt::Result {
+    let amount = |bytes: u64| if bytes == 0 { "-".to_owned() } else { human(bytes) };
+    let (seconds, rest) = (milliseconds / 1000, milliseconds % 1000);
+    writeln!(f, "{step:<9} {seconds:>4}.{rest:03} s {:>11} {:>11} RAM  {what}", amount(bytes), amount(ram))
+}
+
+/// The words for a trust.
+pub fn verification(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Signed => "signed: the manifest's signature was checked with a packed key, every chunk by the manifest",
+        Trust::Pinned => "pinned: the image has the SHA-256 of the command line",
+        Trust::Checksummed => "checksummed: undamaged by a manifest or checksum from the server, which is not signed",
+        Trust::Unverified => "UNVERIFIED: no manifest, no checksum, no key",
+    }
+}
+
+/// Milliseconds, for the report.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_get_a_line_a_step() {
+        let mut report = Report::new("6.1.0-1-amd64");
+        let what = "eth0 has 10.0.2.15/24".to_owned();
+        report.steps.push(StepReport {
+            step: Step::Network,
+            what,
+            began_ms: 2100,
+            took_ms: 340,
+            bytes: 0,
+            ram: 1 << 20,
+        });
+        let text = report.to_string();
+        assert_eq!(text.lines().nth(1), Some("kernel       2.100 s           -           - RAM  6.1.0-1-amd64"));
+        let network = "network      0.340 s           -     1.0 MiB RAM  eth0 has 10.0.2.15/24";
+        assert_eq!(text.lines().nth(2), Some(network));
+    }
+
+    #[test]
+    fn the_first_line_of_the_file_says_how_it_was_verified() {
+        let mut report = Report::new("6.1.0-1-amd64");
+        report.verification = verification(Trust::Unverified).to_owned();
+        let text = report.render();
+        assert_eq!(text.lines().nth(1), Some("  \"verification\": \"UNVERIFIED: no manifest, no checksum, no key\","));
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+}

@@ -1,0 +1,9 @@
+//! Claims about the two workers that bring an image, each against a server on loopback that misbehaves as told.
+
+mod bed;
+mod good;
+mod https;
+mod real;
+mod refusals;
+mod server;
+mod troubles;
