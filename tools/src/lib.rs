@@ -1,1 +1,8 @@
 //! What the `rootbeam` command is made of, a file a subcommand.
+
+pub mod cli;
+pub mod inspect;
+pub mod pack;
+pub mod term;
+
+mod output;

@@ -1,0 +1,104 @@
+//! The command line, and how a result becomes an exit code.
+
+use crate::{inspect, pack, term::Term};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::fmt;
+use std::process::ExitCode;
+
+/// Everything went well.
+pub const OK: u8 = 0;
+/// The command failed.
+pub const FAILED: u8 = 1;
+/// The command line is wrong.
+pub const USAGE: u8 = 2;
+/// A verification found bytes that are not the ones promised.
+pub const MISMATCH: u8 = 3;
+
+const AFTER_HELP: &str = "\
+From a tree to a machine that runs in RAM:
+  rootbeam image build /srv/web-root -o web.squashfs    the root filesystem, from a folder or a tar
+  rootbeam image manifest web.squashfs                  what a boot verifies it by
+  rootbeam pack --modules /lib/modules/$(uname -r) -o initramfs.zst    what a kernel boots it with
+  rootbeam serve .                                      the folder over HTTP, with ranges
+  rootbeam boot --kernel vmlinuz --initramfs initramfs.zst --image web.squashfs
+                                                        tries it in a QEMU machine
+
+Each subcommand has its own --help with examples.
+
+Exit codes:
+  0  done
+  1  failed; the message names the cause and what to do
+  2  wrong command line
+  3  a verification found a mismatch
+
+Colours appear on terminals only, and never where NO_COLOR is set.";
+
+/// Packs, prepares, serves and tries machines that boot into RAM.
+#[derive(Debug, Parser)]
+#[command(name = "rootbeam", version, after_help = AFTER_HELP, arg_required_else_help = false)]
+pub struct Cli {
+    /// Say no more than the result: no progress, no remarks
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pack the initramfs of a kernel
+    Pack(pack::Args),
+    /// Show what an initramfs holds
+    Inspect(inspect::Args),
+}
+
+/// Bytes are not the ones that were promised: the error that ends with exit code [`MISMATCH`].
+#[derive(Debug)]
+pub struct Mismatch(pub String);
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mismatch {}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // Wrong arguments end here with exit code 2, --help and --version with 0.
+    let cli = Cli::parse();
+    let term = Term::detect(cli.quiet);
+    let Some(command) = cli.command else {
+        return match Cli::command().print_help() {
+            Ok(()) => ExitCode::from(OK),
+            Err(_) => ExitCode::from(FAILED),
+        };
+    };
+    match run(command, &term) {
+        Ok(()) => ExitCode::from(OK),
+        Err(error) => {
+            term.error(&error);
+            ExitCode::from(if error.downcast_ref::<Mismatch>().is_some() { MISMATCH } else { FAILED })
+        }
+    }
+}
+
+fn run(command: Command, term: &Term) -> anyhow::Result<()> {
+    match command {
+        Command::Pack(args) => pack::run(args, term),
+        Command::Inspect(args) => inspect::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_a_well_formed_command_line() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,123 @@
+//! `rootbeam inspect`: says what an initramfs holds.
+
+use crate::term::Bytes;
+use anyhow::{Context, Result};
+use rootbeam_init::label::printable;
+use rootbeam_initramfs::inspect::{Item, Report};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Show what an initramfs holds
+///
+/// Reads the files of rootbeam and of other tools: several archives one after the other, uncompressed or by gzip,
+/// bzip2, lzma, xz, lz4 or zstd. The contents come first, the summary last.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 read, 1 not an initramfs, 2 wrong usage")]
+pub struct Args {
+    /// The initramfs
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shows what an initramfs holds.
+pub fn run(args: Args) -> Result<()> {
+    let at = || args.file.display().to_string();
+    let report = Report::of(&fs::read(&args.file).with_context(at)?).with_context(at)?;
+    let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { render(&report) };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // A reader like `head` that has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("printing"),
+    }
+}
+
+/// The longest name from an archive that is printed whole, in characters.
+const SHOWN: usize = 400;
+
+/// The report for a person.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    for item in &report.contents {
+        line(&mut out, item);
+    }
+    let mut row = |label: &str, text: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{label:<13}{text}");
+    };
+    row("", "");
+    for (number, part) in report.archives.iter().enumerate() {
+        let label = if number == 0 { "archives" } else { "" };
+        let (packed, unpacked) = (Bytes(part.packed as u64), Bytes(part.unpacked as u64));
+        let entries = part.entries;
+        row(label, &format!("{:<6} at {:<10} {packed} → {unpacked}, {entries} entries", part.compression, part.offset));
+    }
+    for (number, (room, size)) in report.rooms.iter().enumerate() {
+        let label = if number == 0 { "rooms" } else { "" };
+        let plural = if size.files == 1 { "" } else { "s" };
+        row(label, &format!("{room:<10} {:>11}, {} file{plural}", Bytes(size.bytes).to_string(), size.files));
+    }
+    if let Some(name) = &report.name {
+        row("name", &printable(name, SHOWN));
+    }
+    if let Some(time) = report.build_time {
+        row("built", &utc(time));
+    }
+    let kernels = report.kernels.iter().map(|name| printable(name, SHOWN)).collect::<Vec<_>>().join(", ");
+    row("kernel", if kernels.is_empty() { "none: no modules are packed" } else { &kernels });
+    for setting in &report.settings {
+        row("setting", &printable(setting, SHOWN));
+    }
+    for key in &report.keys {
+        row("key", &printable(&format!("{} {}", key.name, key.key), SHOWN));
+    }
+    row("certificates", &report.certificates.to_string());
+    row("shell", if report.shell { "yes" } else { "no" });
+    row("file", &Bytes(report.file as u64).to_string());
+    out
+}
+
+fn line(out: &mut String, item: &Item) {
+    let size = match item.device {
+        Some((major, minor)) => format!("{major}, {minor}"),
+        None => item.size.to_string(),
+    };
+    let target = item.target.as_ref().map(|target| format!(" -> {}", printable(target, SHOWN))).unwrap_or_default();
+    let _ = writeln!(out, "{} {size:>10} {}{target}", item.mode, printable(&item.path, SHOWN));
+}
+
+/// A time in seconds since 1970 as date and time in UTC.
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March put the leap day last; 719 468 days lie between 0000-03-01 and 1970-01-01.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let march = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * march + 2) / 5 + 1, if march < 10 { march + 3 } else { march - 9 });
+    let year = era * 400 + year + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_763_806_068, "2025-11-22 10:07:48 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(utc(seconds), text);
+        }
+    }
+}

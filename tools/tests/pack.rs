@@ -1,0 +1,333 @@
+//! `rootbeam pack` and `rootbeam inspect`, from a synthetic kernel to the bytes of the archive.
+
+use rootbeam::pack::{Args, Compress, Preset};
+use rootbeam::term::Term;
+use rootbeam_initramfs::inspect::{Key, Report};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const KEY: &str =
+    "untrusted comment: minisign public key 1\nRWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n";
+
+/// An x86-64 ELF file: a program of one segment, or with `fields` a module with that `.modinfo`.
+fn elf(segment: u32, fields: Option<&[&str]>) -> Vec<u8> {
+    let modinfo: Vec<u8> = fields.unwrap_or_default().iter().flat_map(|f| [f.as_bytes(), b"\0"].concat()).collect();
+    let names = b"\0.modinfo\0.shstrtab\0";
+    let (at_modinfo, at_names) = (64 + 56, 64 + 56 + modinfo.len());
+    let at_sections = (at_names + names.len()).next_multiple_of(8);
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let kind: u16 = if fields.is_some() { 1 } else { 2 };
+    file.extend(kind.to_le_bytes());
+    file.extend(62u16.to_le_bytes());
+    file.extend(1u32.to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    file.extend(64u64.to_le_bytes());
+    file.extend((at_sections as u64).to_le_bytes());
+    file.extend([0u8; 4]);
+    for half in [64u16, 56, 1, 64, 3, 2] {
+        file.extend(half.to_le_bytes());
+    }
+    file.extend(segment.to_le_bytes());
+    file.extend([0u8; 52]);
+    file.extend(&modinfo);
+    file.extend(names);
+    file.resize(at_sections, 0);
+    for (name, kind, offset, size) in
+        [(0u32, 0u32, 0, 0), (1, 1, at_modinfo, modinfo.len()), (10, 3, at_names, names.len())]
+    {
+        file.extend(name.to_le_bytes());
+        file.extend(kind.to_le_bytes());
+        file.extend([0u8; 16]);
+        file.extend((offset as u64).to_le_bytes());
+        file.extend((size as u64).to_le_bytes());
+        file.extend([0u8; 24]);
+    }
+    file
+}
+
+/// A root with kernel 6.1 as Debian's package has it: unpacked, without depmod's files.
+struct Root(tempfile::TempDir);
+
+impl Root {
+    fn new() -> Self {
+        let root = Self(tempfile::tempdir().unwrap());
+        let module = |path: &str, fields: &[&str]| {
+            let fields = [fields, &["vermagic=6.1 SMP mod_unload "]].concat();
+            root.file(&format!("lib/modules/6.1/kernel/{path}"), &elf(1, Some(&fields)));
+        };
+        module("drivers/block/loop.ko", &[]);
+        module("fs/squashfs/squashfs.ko", &["alias=fs-squashfs"]);
+        module("fs/overlayfs/overlay.ko", &["alias=fs-overlay"]);
+        module("fs/erofs/erofs.ko", &["alias=fs-erofs"]);
+        module("drivers/virtio/virtio.ko", &[]);
+        module("drivers/virtio/virtio_pci.ko", &["depends=virtio", "alias=pci:v00001AF4d*sv*sd*bc*sc*i*"]);
+        module("drivers/net/ethernet/broadcom/tg3.ko", &["firmware=tigon/tg3.bin", "softdep=pre: nothing"]);
+        module("drivers/net/wireless/ath.ko", &[]);
+        root.file("lib/modules/6.1/modules.builtin", b"kernel/net/packet/af_packet.ko\nkernel/fs/fuse/fuse.ko\n");
+        root.file("boot/config-6.1", b"CONFIG_RD_GZIP=y\nCONFIG_RD_ZSTD=y\n# CONFIG_RD_XZ is not set\n");
+        root.file("lib/firmware/tigon/tg3.bin", b"firmware");
+        root.file("in/init", &elf(1, None));
+        root.file("in/web.pub", KEY.as_bytes());
+        root.file("in/config", b"# here\nrootbeam.image=http://10.0.2.2/web.squashfs quiet\n");
+        root.file("in/ca.pem", b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n");
+        root
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn file(&self, path: &str, data: &[u8]) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, data).unwrap();
+    }
+
+    fn args(&self, output: &str) -> Args {
+        Args {
+            modules: self.0.path().to_owned(),
+            kernel_release: None,
+            preset: Preset::Generic,
+            include_module: vec![],
+            key: vec![],
+            ca: None,
+            config: None,
+            microcode: None,
+            shell: None,
+            compress: Compress::Zstd,
+            init: Some(self.path("in/init")),
+            allow_missing: false,
+            output: self.path(output),
+        }
+    }
+
+    /// The error of packing so; nothing may have been written.
+    fn refusal(&self, change: impl FnOnce(&mut Args)) -> String {
+        let mut args = self.args("refused");
+        change(&mut args);
+        let error = format!("{:#}", run(args).expect_err("it is refused"));
+        assert!(!self.path("refused").exists(), "nothing is written");
+        error.replace(self.0.path().to_str().unwrap(), "ROOT")
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    rootbeam::pack::run(args, &Term::detect(false))
+}
+
+fn report(path: &Path) -> Report {
+    Report::of(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn the_archive_holds_exactly_what_init_expects() {
+    let root = Root::new();
+    run(Args {
+        key: vec![root.path("in/web.pub")],
+        ca: Some(root.path("in/ca.pem")),
+        config: Some(root.path("in/config")),
+        shell: Some(Some(root.path("in/init"))),
+        ..root.args("initrd")
+    })
+    .unwrap();
+    let report = report(&root.path("initrd"));
+    let list: Vec<String> = report
+        .contents
+        .iter()
+        .map(|item| {
+            let target = item.target.as_ref().map(|target| format!(" -> {target}")).unwrap_or_default();
+            let device = item.device.map(|(major, minor)| format!(" {major}:{minor}")).unwrap_or_default();
+            format!("{} {}{target}{device}", item.mode, item.path)
+        })
+        .collect();
+    let modules = "lib/modules/6.1/kernel";
+    let expected = [
+        "drwxr-xr-x bin",
+        "-rwxr-xr-x bin/busybox",
+        "lrwxrwxrwx bin/sh -> busybox",
+        "drwxr-xr-x dev",
+        "crw------- dev/console 5:1",
+        "crw-rw-rw- dev/null 1:3",
+        "drwxr-xr-x etc",
+        "-rw-r--r-- etc/initrd-release",
+        "drwxr-xr-x etc/rootbeam",
+        "-rw-r--r-- etc/rootbeam/build-time",
+        "-rw-r--r-- etc/rootbeam/ca.pem",
+        "-rw-r--r-- etc/rootbeam/config",
+        "drwxr-xr-x etc/rootbeam/keys",
+        "-rw-r--r-- etc/rootbeam/keys/web.pub",
+        "-rwxr-xr-x init",
+        "drwxr-xr-x lib",
+        "drwxr-xr-x lib/firmware",
+        "drwxr-xr-x lib/firmware/tigon",
+        "-rw-r--r-- lib/firmware/tigon/tg3.bin",
+        "drwxr-xr-x lib/modules",
+        "drwxr-xr-x lib/modules/6.1",
+        &format!("drwxr-xr-x {modules}"),
+        &format!("drwxr-xr-x {modules}/drivers"),
+        &format!("drwxr-xr-x {modules}/drivers/block"),
+        &format!("-rw-r--r-- {modules}/drivers/block/loop.ko"),
+        &format!("drwxr-xr-x {modules}/drivers/net"),
+        &format!("drwxr-xr-x {modules}/drivers/net/ethernet"),
+        &format!("drwxr-xr-x {modules}/drivers/net/ethernet/broadcom"),
+        &format!("-rw-r--r-- {modules}/drivers/net/ethernet/broadcom/tg3.ko"),
+        &format!("drwxr-xr-x {modules}/drivers/virtio"),
+        &format!("-rw-r--r-- {modules}/drivers/virtio/virtio.ko"),
+        &format!("-rw-r--r-- {modules}/drivers/virtio/virtio_pci.ko"),
+        &format!("drwxr-xr-x {modules}/fs"),
+        &format!("drwxr-xr-x {modules}/fs/erofs"),
+        &format!("-rw-r--r-- {modules}/fs/erofs/erofs.ko"),
+        &format!("drwxr-xr-x {modules}/fs/overlayfs"),
+        &format!("-rw-r--r-- {modules}/fs/overlayfs/overlay.ko"),
+        &format!("drwxr-xr-x {modules}/fs/squashfs"),
+        &format!("-rw-r--r-- {modules}/fs/squashfs/squashfs.ko"),
+        "-rw-r--r-- lib/modules/6.1/modules.alias",
+        "-rw-r--r-- lib/modules/6.1/modules.builtin",
+        "-rw-r--r-- lib/modules/6.1/modules.builtin.modinfo",
+        "-rw-r--r-- lib/modules/6.1/modules.dep",
+        "-rw-r--r-- lib/modules/6.1/modules.softdep",
+        "drwxr-xr-x proc",
+        "drwxr-xr-x run",
+        "drwxr-xr-x sbin",
+        "lrwxrwxrwx sbin/modprobe -> /init",
+        "drwxr-xr-x sys",
+    ];
+    assert_eq!(list, expected);
+    assert_eq!(report.kernels, ["6.1"]);
+    assert_eq!(report.settings, ["rootbeam.image=http://10.0.2.2/web.squashfs quiet"]);
+    let key = KEY.lines().nth(1).unwrap().to_owned();
+    assert_eq!(report.keys, [Key { name: "web.pub".into(), key }]);
+    assert_eq!((report.certificates, report.shell), (1, true));
+    assert!(report.name.unwrap().starts_with("rootbeam initramfs "));
+}
+
+#[test]
+fn presets_take_what_they_promise() {
+    let root = Root::new();
+    let modules = |preset, include: &[&str]| {
+        let include_module = include.iter().map(|name| (*name).to_owned()).collect();
+        run(Args { preset, include_module, ..root.args("initrd") }).unwrap();
+        let paths = report(&root.path("initrd")).contents.into_iter().map(|item| item.path);
+        let names = paths.filter_map(|path| Some(path.strip_suffix(".ko")?.rsplit('/').next()?.to_owned()));
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(modules(Preset::Qemu, &[]), "loop virtio virtio_pci erofs overlay squashfs");
+    assert_eq!(modules(Preset::Generic, &[]), "loop tg3 virtio virtio_pci erofs overlay squashfs");
+    assert_eq!(modules(Preset::Qemu, &["ath"]), "loop ath virtio virtio_pci erofs overlay squashfs");
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    let root = Root::new();
+    for compress in [Compress::Zstd, Compress::Gzip, Compress::None] {
+        run(Args { compress, ..root.args("one") }).unwrap();
+        run(Args { compress, ..root.args("two") }).unwrap();
+        assert!(fs::read(root.path("one")).unwrap() == fs::read(root.path("two")).unwrap(), "{compress:?}");
+    }
+}
+
+#[test]
+fn microcode_comes_first_and_is_not_compressed() {
+    let root = Root::new();
+    root.file("in/ucode", b"DMA\0 microcode");
+    run(Args { microcode: Some(root.path("in/ucode")), ..root.args("initrd") }).unwrap();
+    let bytes = fs::read(root.path("initrd")).unwrap();
+    assert!(bytes.starts_with(b"070701"));
+    let report = Report::of(&bytes).unwrap();
+    let kinds: Vec<String> = report.archives.iter().map(|part| part.compression.to_string()).collect();
+    assert_eq!(kinds, ["none", "zstd"]);
+    assert!(report.contents.iter().any(|item| item.path == "kernel/x86/microcode/AuthenticAMD.bin"));
+}
+
+#[test]
+fn refuses_a_kernel_that_cannot_boot_an_image_unless_told() {
+    let root = Root::new();
+    fs::remove_dir_all(root.path("lib/modules/6.1/kernel/fs/squashfs")).unwrap();
+    assert_eq!(
+        root.refusal(|_| ()),
+        "kernel 6.1: the kernel has no squashfs (CONFIG_SQUASHFS): no squashfs image can be mounted. Take a kernel \
+         that has CONFIG_SQUASHFS, or the complete folder of its modules; --allow-missing packs all the same"
+    );
+    run(Args { allow_missing: true, ..root.args("initrd") }).unwrap();
+}
+
+#[test]
+fn refuses_a_compression_that_the_kernel_cannot_unpack() {
+    let root = Root::new();
+    assert_eq!(
+        root.refusal(|args| args.compress = Compress::Xz),
+        "kernel 6.1 cannot unpack an initramfs compressed by xz (CONFIG_RD_XZ is not set): take --compress zstd"
+    );
+}
+
+#[test]
+fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
+    let root = Root::new();
+    root.file("in/script", b"#!/bin/sh\n");
+    root.file("in/dynamic", &elf(3, None));
+    root.file("in/text", b"hello\n");
+    for (error, expected) in [
+        (
+            root.refusal(|a| a.init = Some(root.path("in/script"))),
+            "the init program cannot be packed: it is not an ELF",
+        ),
+        (root.refusal(|a| a.init = Some(root.path("in/gone"))), "ROOT/in/gone: No such file or directory"),
+        (
+            root.refusal(|a| a.shell = Some(Some(root.path("in/dynamic")))),
+            "the shell cannot be packed: it is linked dynamically",
+        ),
+        (root.refusal(|a| a.key = vec![root.path("in/text")]), "text is not a public minisign key"),
+        (root.refusal(|a| a.key = vec![root.path("in/web.pub"); 2]), "two keys have the file name web.pub"),
+        (root.refusal(|a| a.ca = Some(root.path("in/text"))), "the CA file holds no certificate"),
+        (root.refusal(|a| a.microcode = Some(root.path("in/text"))), "ROOT/in/text: it is neither an uncompressed"),
+        (root.refusal(|a| a.include_module = vec!["e1000".into()]), "--include-module: kernel 6.1 has no module e1000"),
+        (root.refusal(|a| a.modules = root.path("in")), "ROOT/in holds no kernel modules: give /lib/modules/RELEASE"),
+        (root.refusal(|a| a.kernel_release = Some("6.12".into())), "ROOT holds no modules of kernel 6.12; it has 6.1"),
+    ] {
+        assert!(error.starts_with(expected), "{error:?} does not begin with {expected:?}");
+    }
+}
+
+/// With a real kernel's modules (a root, or a release's folder) in `ROOTBEAM_TEST_MODULES` and init in
+/// `ROOTBEAM_TEST_INIT`.
+#[test]
+fn a_real_kernels_modules_are_packed_with_all_they_need() {
+    let (Some(modules), Some(init)) =
+        (std::env::var_os("ROOTBEAM_TEST_MODULES"), std::env::var_os("ROOTBEAM_TEST_INIT"))
+    else {
+        eprintln!("SKIPPED: ROOTBEAM_TEST_MODULES and ROOTBEAM_TEST_INIT are not set");
+        return;
+    };
+    let root = Root::new();
+    let args = Args { modules: modules.into(), init: Some(init.into()), preset: Preset::Qemu, ..root.args("initrd") };
+    run(args).unwrap();
+    let size = fs::metadata(root.path("initrd")).unwrap().len();
+    assert!(size <= 3_000_000, "{size} bytes are more than the budget of 3 MB");
+    let report = report(&root.path("initrd"));
+    let unpacked = root.path("unpacked");
+    let archive = rootbeam_initramfs::archive::read(&fs::read(root.path("initrd")).unwrap()).unwrap().remove(0);
+    for entry in archive.entries.iter().filter(|e| e.kind() == rootbeam_initramfs::newc::kind::FILE) {
+        let path = unpacked.join(String::from_utf8(entry.path.clone()).unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, archive.data(entry)).unwrap();
+    }
+    let release = &report.kernels[0];
+    let folder = unpacked.join("lib/modules").join(release);
+    let ours = fs::read_to_string(folder.join("modules.dep")).unwrap();
+    let known = ours.clone() + &fs::read_to_string(folder.join("modules.builtin")).unwrap();
+    for module in ["virtio_net", "e1000", "squashfs", "overlay", "loop", "fuse", "erofs", "af_packet"] {
+        assert!(known.contains(&format!("/{module}.ko")), "{module} is packed or built in");
+    }
+    match Command::new("depmod").args(["-n", "-b"]).arg(&unpacked).arg(release).output() {
+        Ok(output) => assert_eq!(needs(&ours), needs(&String::from_utf8(output.stdout).unwrap())),
+        Err(error) => eprintln!("SKIPPED: depmod cannot be run ({error})"),
+    }
+}
+
+/// The lines of a modules.dep: each file and the set of files that it needs.
+fn needs(dep: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let lines = dep.lines().filter(|line| line.starts_with("kernel/")).filter_map(|line| line.split_once(".ko:"));
+    lines.map(|(path, needs)| (path, needs.split_whitespace().collect())).collect()
+}
