@@ -1,6 +1,6 @@
 //! The command line, and how a result becomes an exit code.
 
-use crate::{inspect, pack, term::Term};
+use crate::{image, inspect, pack, term::Term};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt;
 use std::process::ExitCode;
@@ -48,6 +48,9 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Build, describe and verify root images
+    #[command(subcommand)]
+    Image(image::Command),
     /// Pack the initramfs of a kernel
     Pack(pack::Args),
     /// Show what an initramfs holds
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, term: &Term) -> anyhow::Result<()> {
     match command {
+        Command::Image(command) => image::run(command, term),
         Command::Pack(args) => pack::run(args, term),
         Command::Inspect(args) => inspect::run(args),
     }

@@ -1,6 +1,7 @@
 //! What the `rootbeam` command is made of, a file a subcommand.
 
 pub mod cli;
+pub mod image;
 pub mod inspect;
 pub mod pack;
 pub mod term;

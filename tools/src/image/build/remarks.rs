@@ -1,0 +1,87 @@
+//! What should not be in an image that many machines boot.
+
+use super::inventory::{Content, Entry, Inventory};
+use super::{Source, list};
+use crate::term::Term;
+use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Warns of what makes machines of one image share a secret or an identity.
+pub fn warn(inventory: &Inventory, source: &Source, term: &Term) -> Result<()> {
+    let keys: Vec<&Path> =
+        inventory.entries.keys().map(|path| path.as_path()).filter(|path| is_host_key(path)).collect();
+    if !keys.is_empty() {
+        term.warn(format_args!(
+            "all machines will share these SSH host keys, and whoever can fetch the image has them: {}. \
+             Remove them and let the machine make its own",
+            list(&keys)
+        ));
+    }
+    for seed in ["var/lib/systemd/random-seed", "var/lib/urandom/random-seed"] {
+        if inventory.entries.contains_key(Path::new(seed)) {
+            term.warn(format_args!("all machines will share the random seed /{seed}: remove it"));
+        }
+    }
+    for id in ["etc/machine-id", "var/lib/dbus/machine-id"] {
+        if let Some(entry) = inventory.entries.get(Path::new(id))
+            && is_set(&start_of(source, inventory, Path::new(id), entry)?)
+        {
+            term.warn(format_args!("all machines will share the identity in /{id}: empty the file"));
+        }
+    }
+    if !inventory.entries.contains_key(Path::new("etc/machine-id")) {
+        term.note("/etc/machine-id is missing, so no identity is given at boot; with an empty file one is");
+    }
+    if !inventory.acls.is_empty() {
+        let files: Vec<&Path> = inventory.acls.iter().map(|path| path.as_path()).collect();
+        term.warn(format_args!("squashfs cannot hold the ACLs of {}", list(&files)));
+    }
+    Ok(())
+}
+
+fn is_host_key(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    path.parent() == Some(Path::new("etc/ssh")) && name.starts_with("ssh_host_") && name.ends_with("_key")
+}
+
+/// Whether a machine-id says who the machine is: an empty one, and systemd's word for one, do not.
+fn is_set(contents: &[u8]) -> bool {
+    !matches!(contents.trim_ascii(), b"" | b"uninitialized")
+}
+
+/// The first bytes of a regular file; nothing of anything else.
+fn start_of(source: &Source, inventory: &Inventory, path: &Path, entry: &Entry) -> Result<Vec<u8>> {
+    let (place, entry) = inventory.target(path).unwrap_or((path, entry));
+    let Content::File { size, at } = entry.content else { return Ok(Vec::new()) };
+    let wanted = size.min(64);
+    let mut bytes = Vec::new();
+    let read = match source {
+        Source::Folder(root) => {
+            File::open(root.join(place)).and_then(|file| file.take(wanted).read_to_end(&mut bytes)).map(drop)
+        }
+        Source::Tar(tar) => {
+            bytes.resize(wanted as usize, 0);
+            tar.file.read_exact_at(&mut bytes, at.unwrap_or(0))
+        }
+    };
+    read.with_context(|| format!("cannot read /{}", path.display()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_what_is_a_secret() {
+        assert!(is_host_key(Path::new("etc/ssh/ssh_host_ed25519_key")));
+        assert!(!is_host_key(Path::new("etc/ssh/ssh_host_ed25519_key.pub")));
+        assert!(!is_host_key(Path::new("usr/etc/ssh/ssh_host_ed25519_key")));
+        assert!(is_set(b"0123456789abcdef0123456789abcdef\n"));
+        assert!(!is_set(b"\n"));
+        assert!(!is_set(b"uninitialized\n"));
+    }
+}

@@ -1,0 +1,167 @@
+//! `rootbeam image manifest`: what a boot verifies an image by.
+
+use super::digest::{Digests, digest, list_hashes};
+use super::{beside, now, source_date_epoch};
+use crate::output;
+use crate::term::{Rate, Term, result};
+use anyhow::{Context, Result, bail};
+use rootbeam_init::manifest::{self, Manifest, is_file_name};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const EXAMPLES: &str = "\
+Examples:
+  rootbeam image manifest web.squashfs
+  rootbeam image manifest web.squashfs --kernel 6.1.0-49-amd64
+  rootbeam image manifest web.squashfs --sources http://10.0.0.5/images/ --sources http://10.0.0.6/images/
+
+IMAGE.manifest holds size, digests and version; IMAGE.chunks the SHA-256 of each 64 KiB. Both belong beside the image
+on the server. Each is written beside its place and renamed, the manifest last.
+
+The date is that of SOURCE_DATE_EPOCH where it is set.";
+
+/// Arguments of `rootbeam image manifest`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The image, a squashfs or erofs file
+    pub image: PathBuf,
+    /// Kernel release that the image must be booted with, as `uname -r` prints it
+    #[arg(long, value_name = "RELEASE")]
+    pub kernel: Option<String>,
+    /// Version of this publication; default: one more than the manifest that is there has, else 1
+    #[arg(long, value_name = "N")]
+    pub version: Option<u64>,
+    /// URL of a folder that holds the image too; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub sources: Vec<String>,
+    /// Print the manifest as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `rootbeam image manifest`.
+pub fn run(args: Args, term: &Term) -> Result<()> {
+    let image = &args.image;
+    let Some(name) = image.file_name().and_then(|name| name.to_str()).filter(|name| is_file_name(name)) else {
+        bail!(
+            "{} cannot be published by that name: use letters, digits and . _ + ~ - only, not beginning with a dot",
+            image.display()
+        );
+    };
+    for source in &args.sources {
+        check_source(source)?;
+    }
+    let place = beside(image, manifest::SUFFIX);
+    let version = match args.version {
+        Some(version) => version,
+        None => next_version(&place)?,
+    };
+    let date = source_date_epoch()?.unwrap_or_else(now);
+
+    let file = File::open(image).with_context(|| format!("cannot open the image {}", image.display()))?;
+    let size = file.metadata()?.len();
+    let began = Instant::now();
+    let progress = term.progress("hashing", size);
+    let digests = digest(&file, manifest::CHUNK_SIZE, |bytes| progress.add(bytes))
+        .with_context(|| format!("cannot read the image {}", image.display()))?;
+    progress.finish();
+    if digests.size != size {
+        bail!("{} changed while it was read: leave it alone and run this again", image.display());
+    }
+
+    let described = describe(name, &digests, args.kernel, version, date, args.sources);
+    let text = described.render();
+    // What the store would refuse must never be published.
+    Manifest::parse(text.as_bytes())
+        .map_err(|refusal| anyhow::anyhow!("no boot would accept this manifest: {refusal}"))?;
+    let chunks = beside(image, manifest::CHUNKS_SUFFIX);
+    output::write(&chunks, &digests.chunk_list())?;
+    output::write(&place, text.as_bytes())?;
+
+    if args.json {
+        result(text.trim_end())?;
+    } else {
+        let rate = Rate { bytes: size, time: began.elapsed() };
+        term.note(format_args!("hashed {} chunks at {rate}", described.chunks()));
+        result(format_args!("{}: version {version}, sha256 {}", place.display(), described.sha256))?;
+    }
+    Ok(())
+}
+
+fn describe(
+    name: &str,
+    digests: &Digests,
+    kernel: Option<String>,
+    version: u64,
+    date: u64,
+    sources: Vec<String>,
+) -> Manifest {
+    Manifest {
+        format: manifest::FORMAT.into(),
+        name: name.into(),
+        size: digests.size,
+        sha256: digests.sha256,
+        chunk_size: manifest::CHUNK_SIZE,
+        version,
+        date,
+        kernel,
+        chunk_list: list_hashes(&digests.chunk_list()),
+        layers: vec![],
+        sources,
+        boot_order: vec![],
+    }
+}
+
+fn check_source(source: &str) -> Result<()> {
+    match reqwest::Url::parse(source) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.path().ends_with('/') => Ok(()),
+        Ok(url) if matches!(url.scheme(), "http" | "https") => {
+            bail!("--sources names folders: write {source}/ with a slash at its end")
+        }
+        _ => bail!("--sources takes http and https URLs of folders, which {source:?} is not"),
+    }
+}
+
+fn next_version(place: &Path) -> Result<u64> {
+    let bytes = match std::fs::read(place) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(1),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", place.display())),
+    };
+    match Manifest::parse(&bytes) {
+        Ok(manifest) => {
+            manifest.version.checked_add(1).context("the manifest that is there has the last version there is")
+        }
+        Err(refusal) => {
+            bail!("the version cannot be counted on from {}: {refusal}. Remove it, or say --version N", place.display())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_the_version_on_and_never_guesses_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("a.manifest");
+        assert_eq!(next_version(&place).unwrap(), 1);
+        let digests = digest(&b"image"[..], manifest::CHUNK_SIZE, |_| ()).unwrap();
+        let manifest = describe("a", &digests, None, 41, 0, vec![]);
+        std::fs::write(&place, manifest.render()).unwrap();
+        assert_eq!(next_version(&place).unwrap(), 42);
+        std::fs::write(&place, "{").unwrap();
+        assert!(next_version(&place).unwrap_err().to_string().ends_with("Remove it, or say --version N"));
+    }
+
+    #[test]
+    fn sources_are_folders() {
+        assert!(check_source("http://a/b/").is_ok());
+        assert!(check_source("https://a/b").unwrap_err().to_string().contains("a slash at its end"));
+        assert!(check_source("ftp://a/").is_err());
+        assert!(check_source("a").is_err());
+    }
+}

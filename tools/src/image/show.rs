@@ -1,0 +1,191 @@
+//! `rootbeam image show`: what an image or a manifest is, and what a machine needs to boot it in RAM.
+
+use super::beside;
+use crate::term::{Bytes, result};
+use anyhow::{Context, Result};
+use rootbeam_init::manifest::{self, Manifest};
+use rootbeam_init::messages::{Compressor, FilesystemKind};
+use rootbeam_init::store::superblock::{self, SuperblockFault};
+use serde::Serialize;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const EXAMPLES: &str = "\
+Examples:
+  rootbeam image show web.squashfs
+  rootbeam image show web.squashfs.manifest
+  rootbeam image show web.squashfs --json | jq .memory.refused_below";
+
+/// Arguments of `rootbeam image show`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// An image, or its manifest
+    #[arg(value_name = "IMAGE|MANIFEST")]
+    pub file: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Memory that a boot wants to find available before it fetches an image: the bounds of its admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Below this a boot is refused: image + 16 MiB of overlay + 16 MiB of reserve.
+    pub refused_below: u64,
+    /// Below this a boot goes on with a warning: image + 64 MiB + the larger of 128 MiB and 5 %.
+    pub warned_below: u64,
+}
+
+impl Memory {
+    /// The bounds for an image of `size` bytes.
+    pub fn for_image(size: u64) -> Self {
+        // It is held in whole pages.
+        let size = size.div_ceil(4096).saturating_mul(4096);
+        let sum = size.saturating_add(64 * MIB);
+        // Five percent of memory exceed 128 MiB only in machines of more than 2560 MiB: x = sum + x / 20.
+        let twentieth = (u128::from(sum) * 20).div_ceil(19).try_into().unwrap_or(u64::MAX);
+        Self {
+            refused_below: size.saturating_add(32 * MIB),
+            warned_below: (sum.saturating_add(128 * MIB)).max(twentieth),
+        }
+    }
+}
+
+/// What the superblock says.
+#[derive(Serialize)]
+struct Superblock {
+    filesystem: FilesystemKind,
+    compressor: Compressor,
+    bytes_used: u64,
+}
+
+#[derive(Serialize)]
+struct Facts {
+    file: String,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superblock: Option<Superblock>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<Manifest>,
+    memory: Memory,
+}
+
+/// Runs `rootbeam image show`.
+pub fn run(args: Args) -> Result<()> {
+    let facts = look(&args.file)?;
+    if args.json { result(serde_json::to_string_pretty(&facts)?) } else { result(tell(&facts).trim_end()) }
+}
+
+fn look(path: &Path) -> Result<Facts> {
+    let name = path.display();
+    let mut file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+    let size = file.metadata()?.len();
+    let mut head = Vec::new();
+    file.by_ref()
+        .take(superblock::PROBE as u64)
+        .read_to_end(&mut head)
+        .with_context(|| format!("cannot read {name}"))?;
+    if head.trim_ascii_start().starts_with(b"{") {
+        file.take(manifest::MAX_BYTES + 1).read_to_end(&mut head).with_context(|| format!("cannot read {name}"))?;
+        let manifest = Manifest::parse(&head).map_err(|refusal| anyhow::anyhow!("{name}: {refusal}"))?;
+        let memory = Memory::for_image(manifest.size);
+        return Ok(Facts {
+            file: name.to_string(),
+            size: manifest.size,
+            superblock: None,
+            manifest: Some(manifest),
+            memory,
+        });
+    }
+    let found = superblock::inspect(&head, size).map_err(|fault| {
+        let remedy = match fault {
+            SuperblockFault::Truncated { .. } => "copy it again",
+            _ => "a root image is a squashfs or erofs that is not compressed again",
+        };
+        anyhow::anyhow!("{name}: {fault}; {remedy}")
+    })?;
+    let superblock =
+        Superblock { filesystem: found.filesystem, compressor: found.compressor, bytes_used: found.bytes_used };
+    let manifest = match std::fs::read(beside(path, manifest::SUFFIX)) {
+        Ok(bytes) => {
+            Some(Manifest::parse(&bytes).map_err(|refusal| anyhow::anyhow!("{name}{}: {refusal}", manifest::SUFFIX))?)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {name}{}", manifest::SUFFIX)),
+    };
+    Ok(Facts { file: name.to_string(), size, superblock: Some(superblock), manifest, memory: Memory::for_image(size) })
+}
+
+fn tell(facts: &Facts) -> String {
+    let mut rows = vec![("size", format!("{} bytes ({})", facts.size, Bytes(facts.size)))];
+    if let Some(Superblock { filesystem, compressor, bytes_used }) = &facts.superblock {
+        rows.push(("filesystem", format!("{}, compressed by {}", word(filesystem), word(compressor))));
+        rows.push(("used", format!("{bytes_used} bytes, the rest is padding")));
+    }
+    match &facts.manifest {
+        None => rows.push(("manifest", "none: make one with `rootbeam image manifest`".into())),
+        Some(manifest) => {
+            rows.push(("manifest", format!("version {} of {}", manifest.version, date(manifest.date))));
+            rows.push(("name", manifest.name.clone()));
+            rows.push(("sha256", manifest.sha256.to_string()));
+            rows.push(("chunks", format!("{} of {}", manifest.chunks(), Bytes(manifest.chunk_size.into()))));
+            if let Some(kernel) = &manifest.kernel {
+                rows.push(("kernel", format!("{kernel}, required")));
+            }
+            rows.extend(manifest.sources.iter().map(|source| ("source", source.clone())));
+            if facts.superblock.is_some() && manifest.size != facts.size {
+                rows.push(("", format!("the manifest is of another image: it promises {} bytes", manifest.size)));
+            }
+        }
+    }
+    let Memory { refused_below, warned_below } = facts.memory;
+    rows.push(("memory", format!("a boot is refused below {} available,", Bytes(refused_below))));
+    rows.push(("", format!("and goes on with a warning below {}", Bytes(warned_below))));
+    let table: String = rows.iter().map(|(label, text)| format!("  {label:<10}  {text}\n")).collect();
+    format!("{}\n{table}", facts.file)
+}
+
+/// A name of the wire format, which is also the kernel's.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => "unknown".into(),
+    }
+}
+
+fn date(seconds: u64) -> String {
+    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)) {
+        // httpdate can print no year beyond 9999.
+        Some(time) if seconds < 253_402_300_800 => httpdate::fmt_http_date(time),
+        _ => format!("{seconds} s after 1970"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rootbeam_init::admission;
+
+    /// Whether a boot of a machine with so much memory, all of it available, is admitted, and whether with a warning.
+    fn boot(size: u64, available: u64) -> Option<bool> {
+        let memory = admission::Memory { total: available, available };
+        admission::weigh(size, memory, None, None).ok().map(|admitted| admitted.warning.is_some())
+    }
+
+    #[test]
+    fn memory_bounds_are_those_of_a_boot() {
+        for size in [4096, 100 * MIB, 2300 * MIB, 3776 * MIB, 40_000 * MIB] {
+            let Memory { refused_below, warned_below } = Memory::for_image(size);
+            assert_eq!(boot(size, refused_below - 1), None, "{size}");
+            assert_eq!(boot(size, refused_below), Some(true), "{size}");
+            assert_eq!(boot(size, warned_below - 30), Some(true), "{size}");
+            assert_eq!(boot(size, warned_below), Some(false), "{size}");
+        }
+        assert_eq!(Memory::for_image(u64::MAX).refused_below, u64::MAX);
+    }
+}

@@ -1,0 +1,464 @@
+//! `rootbeam image build`: the image, as the kernel mounts it, is the source.
+
+mod common;
+
+use common::{is_root, rootbeam, run, succeed};
+use rootbeam_init::digest::Sha256;
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::{TempDir, tempdir};
+use walkdir::WalkDir;
+
+/// cap_net_raw=ep, as the kernel stores it.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// All that a name in a tree says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Facts {
+    mode: u32,
+    owner: (u32, u32),
+    mtime: i64,
+    device: Option<u64>,
+    names: Option<u64>,
+    contents: Option<(u64, Sha256)>,
+    target: Option<PathBuf>,
+    xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+fn facts(path: &Path) -> Facts {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    let kind = metadata.file_type();
+    Facts {
+        mode: metadata.mode(),
+        owner: (metadata.uid(), metadata.gid()),
+        mtime: metadata.mtime(),
+        device: (kind.is_char_device() || kind.is_block_device()).then(|| metadata.rdev()),
+        names: (!kind.is_dir()).then(|| metadata.nlink()),
+        contents: kind.is_file().then(|| (metadata.len(), Sha256::of(&fs::read(path).unwrap()))),
+        target: kind.is_symlink().then(|| fs::read_link(path).unwrap()),
+        xattrs: xattrs(path),
+    }
+}
+
+fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    match xattr::list(path) {
+        Ok(names) => names
+            .map(|name| {
+                let value = xattr::get(path, &name).unwrap().unwrap();
+                (name.into_string().unwrap(), value)
+            })
+            .collect(),
+        // So answers a squashfs that has none at all.
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => BTreeMap::new(),
+        Err(error) => panic!("xattrs of {}: {error}", path.display()),
+    }
+}
+
+fn tree(root: &Path) -> BTreeMap<PathBuf, Facts> {
+    let walk = WalkDir::new(root).into_iter().map(Result::unwrap);
+    walk.map(|found| (found.path().strip_prefix(root).unwrap().to_owned(), facts(found.path()))).collect()
+}
+
+/// Compares one after the other, so that a difference names its path.
+fn assert_same(mut source: BTreeMap<PathBuf, Facts>, mut image: BTreeMap<PathBuf, Facts>) {
+    for tree in [&mut source, &mut image] {
+        // Where an image lies on an overlay, and only there, the kernel shows a security module's label.
+        tree.values_mut().for_each(|facts| drop(facts.xattrs.remove("security.selinux")));
+    }
+    assert_eq!(source.keys().collect::<Vec<_>>(), image.keys().collect::<Vec<_>>());
+    for (path, facts) in &source {
+        assert_eq!(Some(facts), image.get(path), "{}", path.display());
+    }
+}
+
+/// An image mounted by the kernel.
+struct Mounted(TempDir);
+
+impl Mounted {
+    fn new(image: &Path) -> Self {
+        let point = tempdir().unwrap();
+        let status = Command::new("mount").args(["-o", "loop,ro"]).arg(image).arg(point.path()).status().unwrap();
+        assert!(status.success(), "the kernel does not mount {}", image.display());
+        Self(point)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+fn contents(image: &Path) -> BTreeMap<PathBuf, Facts> {
+    tree(Mounted::new(image).0.path())
+}
+
+fn set_times(root: &Path) {
+    let paths: Vec<_> = WalkDir::new(root).contents_first(true).into_iter().map(|found| found.unwrap()).collect();
+    for (seconds, found) in (1_600_000_000..).zip(paths) {
+        let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, found.path(), &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+}
+
+/// A tree with everything but xattrs and hard links.
+fn plain_source() -> TempDir {
+    let folder = tempdir().unwrap();
+    let root = folder.path();
+    for name in ["dev", "etc", "usr/bin", "usr/share/many", "empty", "tmp"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    fs::write(root.join("etc/empty"), "").unwrap();
+    fs::write(root.join("etc/machine-id"), "").unwrap();
+    fs::write(root.join("etc/a name with spaces, é and *"), "x").unwrap();
+    let large: Vec<u8> = (0..60_001u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    fs::write(root.join("usr/bin/large"), &large).unwrap();
+    fs::write(root.join("usr/bin/copy-of-large"), &large).unwrap();
+    fs::write(root.join("usr/bin/zeros"), vec![0; 3 << 20]).unwrap();
+    fs::write(root.join("usr/bin/block"), vec![7; 128 << 10]).unwrap();
+    for n in 0..1500 {
+        fs::write(root.join(format!("usr/share/many/a-file-with-a-name-of-some-length-{n:04}")), n.to_string())
+            .unwrap();
+    }
+    symlink("large", root.join("usr/bin/link")).unwrap();
+    symlink("/nowhere", root.join("usr/bin/dangling")).unwrap();
+    let node = |name: &str, kind, device| {
+        mknodat(CWD, root.join(name), kind, Mode::from_raw_mode(0o600), device).unwrap();
+    };
+    node("dev/null", FileType::CharacterDevice, makedev(1, 3));
+    node("dev/large-minor", FileType::BlockDevice, makedev(259, 70_000));
+    node("dev/pipe", FileType::Fifo, 0);
+    node("dev/socket", FileType::Socket, 0);
+    fs::set_permissions(root.join("usr/bin/large"), fs::Permissions::from_mode(0o6755)).unwrap();
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::set_permissions(root.join("etc/empty"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+    chown(root.join("etc/empty"), Some(33), Some(70_000)).unwrap();
+    lchown(root.join("usr/bin/link"), Some(65_534), Some(4_000_000_000)).unwrap();
+    set_times(root);
+    folder
+}
+
+/// With xattrs and hard links too.
+fn full_source() -> TempDir {
+    let folder = plain_source();
+    let root = folder.path();
+    fs::hard_link(root.join("usr/bin/large"), root.join("etc/second-name")).unwrap();
+    fs::hard_link(root.join("usr/bin/large"), root.join("usr/third-name")).unwrap();
+    fs::write(root.join("usr/bin/ping"), "ping").unwrap();
+    xattr::set(root.join("usr/bin/ping"), "security.capability", &CAPABILITY).unwrap();
+    xattr::set(root.join("etc"), "trusted.note", b"of a folder").unwrap();
+    xattr::set(root.join("usr/bin/block"), "user.binary", &[0, 255, 10]).unwrap();
+    set_times(root);
+    folder
+}
+
+fn pack_tar(source: &Path, tar: &Path, options: &[&str]) {
+    let mut command = Command::new("tar");
+    command.args(["--xattrs", "--xattrs-include=*", "--format=pax", "--sort=name"]).args(options);
+    // tar keeps no sockets.
+    let status = command.arg("--exclude=./dev/socket").arg("-C").arg(source).arg("-cf").arg(tar).arg(".").status();
+    assert!(status.unwrap().success());
+}
+
+fn without_sockets(mut tree: BTreeMap<PathBuf, Facts>) -> BTreeMap<PathBuf, Facts> {
+    tree.retain(|_, facts| facts.mode & 0o170_000 != 0o140_000);
+    tree
+}
+
+fn build(source: &Path, image: &Path, options: &[&str]) -> String {
+    succeed(rootbeam().args(["image", "build"]).arg(source).arg("-o").arg(image).args(options)).1
+}
+
+#[test]
+fn an_image_of_a_folder_is_the_folder() {
+    if !is_root("an_image_of_a_folder_is_the_folder") {
+        return;
+    }
+    let source = plain_source();
+    let out = tempdir().unwrap();
+    for options in [&[][..], &["--compress", "gzip"], &["--compress", "xz"], &["--level", "3"]] {
+        let image = out.path().join("plain.squashfs");
+        build(source.path(), &image, options);
+        assert_same(tree(source.path()), contents(&image));
+    }
+}
+
+#[test]
+fn hard_links_xattrs_and_capabilities_of_a_folder_are_kept() {
+    if !is_root("hard_links_xattrs_and_capabilities_of_a_folder_are_kept") {
+        return;
+    }
+    let source = full_source();
+    let out = tempdir().unwrap();
+    let image = out.path().join("full.squashfs");
+    build(source.path(), &image, &[]);
+    let found = contents(&image);
+    assert_eq!(
+        found.get(Path::new("usr/bin/ping")).unwrap().xattrs.get("security.capability"),
+        Some(&CAPABILITY.to_vec())
+    );
+    assert_eq!(found.get(Path::new("usr/third-name")).unwrap().names, Some(3));
+    assert_same(tree(source.path()), found);
+
+    let link = out.path().join("link");
+    symlink(source.path(), &link).unwrap();
+    build(&link, &image, &[]);
+    assert_same(tree(source.path()), contents(&image));
+}
+
+#[test]
+fn an_image_of_a_tar_is_the_tree_in_it() {
+    if !is_root("an_image_of_a_tar_is_the_tree_in_it") {
+        return;
+    }
+    let out = tempdir().unwrap();
+    let plain = plain_source();
+    for (name, options) in
+        [("a.tar", &[][..]), ("a.tar.gz", &["-z"]), ("a.tar.xz", &["-J"]), ("a.tar.zst", &["--zstd"])]
+    {
+        let (tar, image) = (out.path().join(name), out.path().join("tar.squashfs"));
+        pack_tar(plain.path(), &tar, options);
+        build(&tar, &image, &[]);
+        assert_same(without_sockets(tree(plain.path())), contents(&image));
+    }
+    let full = full_source();
+    let (tar, image) = (out.path().join("full.tar"), out.path().join("full.squashfs"));
+    pack_tar(full.path(), &tar, &[]);
+    build(&tar, &image, &[]);
+    let mut found = contents(&image);
+    let mut expected = without_sockets(tree(full.path()));
+    // mksquashfs gives the root of a tar the image's date.
+    found.remove(Path::new(""));
+    expected.remove(Path::new(""));
+    assert_same(expected, found);
+}
+
+#[test]
+fn a_tar_without_entries_for_its_folders_gets_them() {
+    if !is_root("a_tar_without_entries_for_its_folders_gets_them") {
+        return;
+    }
+    let out = tempdir().unwrap();
+    let tar = out.path().join("a.tar");
+    let image = out.path().join("a.squashfs");
+    for links in [false, true] {
+        let mut builder = tar::Builder::new(fs::File::create(&tar).unwrap());
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o640);
+        header.set_mtime(1_600_000_000);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(3);
+        builder.append_data(&mut header.clone(), "opt/app/file", &b"abc"[..]).unwrap();
+        builder.append_data(&mut header.clone(), "opt/app/file", &b"def"[..]).unwrap();
+        if links {
+            header.set_size(0);
+            header.set_entry_type(tar::EntryType::Link);
+            builder.append_link(&mut header, "opt/link", "opt/app/file").unwrap();
+        }
+        builder.finish().unwrap();
+        build(&tar, &image, &[]);
+        let found = contents(&image);
+        let paths: Vec<_> = found.keys().map(|path| path.to_str().unwrap()).collect();
+        let expected = if links {
+            &["", "opt", "opt/app", "opt/app/file", "opt/link"][..]
+        } else {
+            &["", "opt", "opt/app", "opt/app/file"]
+        };
+        assert_eq!(paths, expected);
+        for folder in ["", "opt", "opt/app"] {
+            let facts = found.get(Path::new(folder)).unwrap();
+            assert_eq!((facts.mode, facts.owner, facts.mtime), (0o40755, (0, 0), 1_600_000_000), "{folder:?}");
+        }
+        let file = found.get(Path::new("opt/app/file")).unwrap();
+        assert_eq!(file.contents, Some((3, Sha256::of(b"def"))), "the later entry counts");
+    }
+}
+
+#[test]
+fn what_is_excluded_and_only_that_stays_out() {
+    if !is_root("what_is_excluded_and_only_that_stays_out") {
+        return;
+    }
+    let out = tempdir().unwrap();
+    let excluded = |path: &Path| path.starts_with("usr/share") || path == Path::new("etc/a name with spaces, é and *");
+    let options = ["--exclude", "/usr/share", "--exclude", "etc/a name*", "--exclude", "nothing/here"];
+    for source in [plain_source(), full_source()] {
+        let tar = out.path().join("a.tar");
+        pack_tar(source.path(), &tar, &[]);
+        let mut expected = without_sockets(tree(source.path()));
+        expected.retain(|path, _| !excluded(path));
+        expected.remove(Path::new(""));
+        for from in [source.path(), &tar] {
+            let image = out.path().join("a.squashfs");
+            let said = build(from, &image, &options);
+            assert!(said.contains("--exclude nothing/here matches nothing"), "{said}");
+            let mut found = without_sockets(contents(&image));
+            found.remove(Path::new(""));
+            for path in ["usr", "etc"] {
+                // Excluding changes nothing about the folder itself.
+                assert_eq!(found.get(Path::new(path)), expected.get(Path::new(path)));
+            }
+            assert_same(expected.clone(), found);
+        }
+    }
+}
+
+#[test]
+fn the_same_source_gives_the_same_bytes() {
+    if !is_root("the_same_source_gives_the_same_bytes") {
+        return;
+    }
+    let out = tempdir().unwrap();
+    for source in [plain_source(), full_source()] {
+        let tar = out.path().join("a.tar");
+        pack_tar(source.path(), &tar, &[]);
+        for from in [source.path(), &tar] {
+            let images = ["1", "2"].map(|name| {
+                let image = out.path().join(name);
+                build(from, &image, &[]);
+                fs::read(image).unwrap()
+            });
+            assert!(images[0] == images[1], "{}", from.display());
+        }
+    }
+}
+
+#[test]
+fn no_file_is_newer_than_the_epoch() {
+    if !is_root("no_file_is_newer_than_the_epoch") {
+        return;
+    }
+    let out = tempdir().unwrap();
+    let image = out.path().join("a.squashfs");
+    for source in [plain_source(), full_source()] {
+        let mut command = rootbeam();
+        command.env("SOURCE_DATE_EPOCH", "1600000010").args(["image", "build"]);
+        succeed(command.arg(source.path()).arg("-o").arg(&image));
+        let expected: BTreeMap<_, _> =
+            tree(source.path()).into_iter().map(|(path, facts)| (path, facts.mtime.min(1_600_000_010))).collect();
+        let found: BTreeMap<_, _> = contents(&image).into_iter().map(|(path, facts)| (path, facts.mtime)).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn refuses_to_lose_xattrs_and_hard_links_without_mksquashfs() {
+    if !is_root("refuses_to_lose_xattrs_and_hard_links_without_mksquashfs") {
+        return;
+    }
+    let source = full_source();
+    let out = tempdir().unwrap();
+    let image = out.path().join("a.squashfs");
+    let command = |options: &[&str]| {
+        let mut command = rootbeam();
+        command.env("PATH", "/nonexistent").args(["image", "build"]).arg(source.path()).arg("-o").arg(&image);
+        command.args(options);
+        command
+    };
+    let (code, _, said) = run(&mut command(&[]));
+    assert_eq!(code, 1);
+    for expected in ["/usr/bin/ping", "/etc, ", "/usr/third-name", "install squashfs-tools", "--drop-xattrs"] {
+        assert!(said.contains(expected), "{expected} is not in {said}");
+    }
+    assert!(fs::read_dir(out.path()).unwrap().next().is_none(), "nothing is left");
+
+    let (_, said) = succeed(&mut command(&["--drop-xattrs"]));
+    assert!(said.contains("hard links become copies: /usr/bin/large, /usr/third-name"), "{said}");
+    let mut expected = tree(source.path());
+    for facts in expected.values_mut() {
+        facts.xattrs.clear();
+        facts.names = facts.names.map(|_| 1);
+    }
+    assert_same(expected, contents(&image));
+}
+
+#[test]
+fn with_mksquashfs_only_the_xattrs_are_dropped() {
+    if !is_root("with_mksquashfs_only_the_xattrs_are_dropped") {
+        return;
+    }
+    let source = full_source();
+    let out = tempdir().unwrap();
+    let image = out.path().join("a.squashfs");
+    let said = build(source.path(), &image, &["--drop-xattrs"]);
+    assert!(said.contains("left out of /etc, /usr/bin/block, /usr/bin/ping"), "{said}");
+    let mut expected = tree(source.path());
+    expected.values_mut().for_each(|facts| facts.xattrs.clear());
+    assert_same(expected, contents(&image));
+}
+
+#[test]
+fn warns_of_secrets_that_all_machines_would_share() {
+    let source = tempdir().unwrap();
+    let root = source.path();
+    fs::create_dir_all(root.join("etc/ssh")).unwrap();
+    fs::create_dir_all(root.join("var/lib/systemd")).unwrap();
+    fs::write(root.join("etc/ssh/ssh_host_ed25519_key"), "secret").unwrap();
+    fs::write(root.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    fs::write(root.join("var/lib/systemd/random-seed"), "seed").unwrap();
+    let out = tempdir().unwrap();
+    let image = out.path().join("a.squashfs");
+    let tar = out.path().join("a.tar");
+    pack_tar(root, &tar, &[]);
+    for from in [root, &tar] {
+        let said = build(from, &image, &[]);
+        for name in ["/etc/ssh/ssh_host_ed25519_key", "/etc/machine-id", "/var/lib/systemd/random-seed"] {
+            assert!(said.lines().any(|line| line.starts_with("warning: ") && line.contains(name)), "{name}: {said}");
+        }
+    }
+    fs::write(root.join("etc/machine-id"), "").unwrap();
+    fs::remove_file(root.join("etc/ssh/ssh_host_ed25519_key")).unwrap();
+    fs::remove_file(root.join("var/lib/systemd/random-seed")).unwrap();
+    assert_eq!(build(root, &image, &[]), "");
+    fs::remove_file(root.join("etc/machine-id")).unwrap();
+    assert!(build(root, &image, &[]).contains("/etc/machine-id is missing"));
+}
+
+#[test]
+fn faulty_sources_are_refused_and_leave_nothing() {
+    let folder = tempdir().unwrap();
+    let refuse = |source: &Path, options: &[&str], expected: &str| {
+        let out = tempdir().unwrap();
+        let mut command = rootbeam();
+        command.args(["image", "build"]).arg(source).arg("-o").arg(out.path().join("a.squashfs")).args(options);
+        let (code, _, said) = run(&mut command);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(expected), "{expected:?} is not in {said}");
+        assert!(fs::read_dir(out.path()).unwrap().next().is_none(), "something is left");
+    };
+    refuse(&folder.path().join("nowhere"), &[], "cannot read");
+    refuse(folder.path(), &[], "holds nothing");
+    let text = folder.path().join("text");
+    fs::write(&text, "no tar ".repeat(1000)).unwrap();
+    refuse(&text, &[], "is not a tar that can be read");
+    refuse(folder.path(), &["--level", "99"], "--level 99 does not exist: it goes from 1 to 22");
+    refuse(folder.path(), &["--exclude", ".."], "names no path below the root");
+    let truncated = folder.path().join("truncated.tar");
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(5000);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "file", &[1; 5000][..]).unwrap();
+    let bytes = builder.into_inner().unwrap();
+    fs::write(&truncated, &bytes[..3000]).unwrap();
+    refuse(&truncated, &[], "truncated");
+}
+
+#[test]
+fn an_unreadable_clock_word_is_refused() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("file"), "x").unwrap();
+    let image = folder.path().join("image");
+    let mut command = rootbeam();
+    command.env("SOURCE_DATE_EPOCH", "yesterday").args(["image", "build"]).arg(folder.path()).arg("-o").arg(&image);
+    let (code, _, said) = run(&mut command);
+    assert_eq!(code, 1);
+    assert!(said.contains("no number of seconds since 1970"), "{said}");
+}
