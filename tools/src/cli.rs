@@ -1,6 +1,6 @@
 //! The command line, and how a result becomes an exit code.
 
-use crate::{image, inspect, pack, term::Term};
+use crate::{boot, image, inspect, pack, report, serve, term::Term};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt;
 use std::process::ExitCode;
@@ -55,6 +55,12 @@ pub enum Command {
     Pack(pack::Args),
     /// Show what an initramfs holds
     Inspect(inspect::Args),
+    /// Serve a folder over HTTP to machines that boot
+    Serve(serve::Args),
+    /// Run a QEMU machine from a kernel, an initramfs and an image
+    Boot(boot::Args),
+    /// Show what a boot did, from its report.json
+    Report(report::Args),
 }
 
 /// Bytes are not the ones that were promised: the error that ends with exit code [`MISMATCH`].
@@ -94,6 +100,9 @@ fn run(command: Command, term: &Term) -> anyhow::Result<()> {
         Command::Image(command) => image::run(command, term),
         Command::Pack(args) => pack::run(args, term),
         Command::Inspect(args) => inspect::run(args),
+        Command::Serve(args) => serve::run(args, term),
+        Command::Boot(args) => boot::run(args, term),
+        Command::Report(args) => report::run(&args),
     }
 }
 

@@ -1,9 +1,12 @@
 //! What the `rootbeam` command is made of, a file a subcommand.
 
+pub mod boot;
 pub mod cli;
 pub mod image;
 pub mod inspect;
 pub mod pack;
+pub mod report;
+pub mod serve;
 pub mod term;
 
 mod output;

@@ -1,0 +1,280 @@
+//! The server: what `rootbeam serve` runs, and `rootbeam boot` beside its machine.
+
+use super::body::FileBody;
+use super::conditions::{Answer, Validators, decide};
+use super::log::{Entry, Log, Part};
+use super::path::{Root, decode, encode};
+use anyhow::{Context, Result};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, LOCATION,
+};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use axum::serve::ListenerExt;
+use rustix::io::Errno;
+use std::fs::{File, Metadata};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// How long answers that are under way may take once the server is to stop.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// A server that runs until it is stopped or dropped.
+pub struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    root: Root,
+    log: Log,
+}
+
+impl Server {
+    /// Serves `folder` on `listen`; with port 0 the kernel chooses one.
+    pub fn start(folder: &Path, listen: SocketAddr, log: Log) -> Result<Self> {
+        let root = Root::open(folder).with_context(|| format!("cannot serve the folder {}", folder.display()))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let listener = runtime
+            .block_on(TcpListener::bind(listen))
+            .with_context(|| format!("cannot listen on {listen}: choose another address or port with --listen"))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared { root, log });
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("http".into())
+            .spawn(move || runtime.block_on(serve(listener, shared, stopped)))?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more requests, gives those under way [`GRACE`], and returns when all is over.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that it has ended already.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>, stopped: oneshot::Receiver<()>) {
+    let app = axum::Router::new().fallback(answer).with_state(shared);
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    let (ending, ended) = oneshot::channel();
+    let shutdown = async move {
+        // The sender sends or is dropped: either way it is over.
+        let _ = stopped.await;
+        let _ = ending.send(());
+    };
+    // A small answer must not wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown);
+    tokio::select! {
+        _ = server => {}
+        _ = async { let _ = ended.await; tokio::time::sleep(GRACE).await } => {}
+    }
+}
+
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let path = request.uri().path().to_owned();
+    let mut entry = Entry::new(shared.log.clone(), client.ip().to_canonical(), request.method().clone(), path.clone());
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(entry, StatusCode::METHOD_NOT_ALLOWED, request.method());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let Some(relative) = decode(&path) else { return plain(entry, StatusCode::NOT_FOUND, request.method()) };
+    // Opening may wait for a disk.
+    let opened = tokio::task::spawn_blocking(move || {
+        let file = shared.root.file(&relative)?;
+        let metadata = file.metadata()?;
+        let listing = if metadata.is_dir() { Some(list(&file, relative == Path::new(""))?) } else { None };
+        Ok((file, metadata, listing))
+    });
+    let opened = opened.await.map_err(io::Error::other).flatten();
+    match opened {
+        Ok((_, _, Some(_))) if !path.ends_with('/') => {
+            // Relative, so that no host name is needed: the last part of the path, now with a slash.
+            let last = path.rsplit('/').next().unwrap_or_default();
+            let mut response = plain(entry, StatusCode::MOVED_PERMANENTLY, request.method());
+            if let Ok(location) = HeaderValue::from_str(&format!("./{last}/")) {
+                response.headers_mut().insert(LOCATION, location);
+            }
+            response
+        }
+        Ok((_, _, Some(listing))) => {
+            let html = HeaderValue::from_static("text/html; charset=utf-8");
+            text(entry, StatusCode::OK, request.method(), html, listing)
+        }
+        Ok((file, metadata, None)) if metadata.is_file() && !path.ends_with('/') => {
+            let validators = Validators::of(&metadata);
+            let decided = decide(request.method(), request.headers(), &validators, metadata.len(), SystemTime::now());
+            contents(entry, request.method(), &path, file, &metadata, validators, decided)
+        }
+        Ok(_) => plain(entry, StatusCode::NOT_FOUND, request.method()),
+        Err(error) => {
+            let status = match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StatusCode::NOT_FOUND,
+                io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+                _ => match Errno::from_io_error(&error) {
+                    Some(Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG | Errno::NXIO) => StatusCode::NOT_FOUND,
+                    _ => StatusCode::INTERNAL_SERVER_ERROR,
+                },
+            };
+            entry.remark = match Errno::from_io_error(&error) {
+                Some(Errno::NOENT | Errno::NOTDIR) => None,
+                Some(Errno::XDEV) => Some("the link leads out of the served folder".into()),
+                _ => Some(error.to_string()),
+            };
+            plain(entry, status, request.method())
+        }
+    }
+}
+
+fn contents(
+    mut entry: Entry,
+    method: &Method,
+    path: &str,
+    file: File,
+    metadata: &Metadata,
+    validators: Validators,
+    decided: Answer,
+) -> Response {
+    let size = metadata.len();
+    let (status, range) = match decided {
+        Answer::Whole => (StatusCode::OK, 0..size),
+        Answer::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Answer::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
+        Answer::PreconditionFailed => return plain(entry, StatusCode::PRECONDITION_FAILED, method),
+        Answer::NotSatisfiable => {
+            let mut response = plain(entry, StatusCode::RANGE_NOT_SATISFIABLE, method);
+            if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
+                response.headers_mut().insert(CONTENT_RANGE, value);
+            }
+            return response;
+        }
+    };
+    let length = range.end - range.start;
+    entry.status = status;
+    if status == StatusCode::PARTIAL_CONTENT {
+        entry.part = Some(Part { first: range.start, last: range.end - 1, of: size });
+    }
+    let mut response = Response::builder()
+        .status(status)
+        .header(ACCEPT_RANGES, "bytes")
+        .header(ETAG, validators.etag)
+        .header(LAST_MODIFIED, httpdate::fmt_http_date(validators.modified));
+    if status != StatusCode::NOT_MODIFIED {
+        response = response.header(CONTENT_TYPE, content_type(path)).header(CONTENT_LENGTH, length);
+    }
+    if let Some(part) = entry.part {
+        response = response.header(CONTENT_RANGE, part.to_string());
+    }
+    let body = if *method == Method::GET && length > 0 {
+        entry.length = length;
+        Body::new(FileBody::new(file, range, entry))
+    } else {
+        Body::empty()
+    };
+    finish(response.body(body))
+}
+
+/// An answer that has no more to say than its status.
+fn plain(entry: Entry, status: StatusCode, method: &Method) -> Response {
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    text(entry, status, method, kind, format!("{status}\n"))
+}
+
+fn text(mut entry: Entry, status: StatusCode, method: &Method, kind: HeaderValue, text: String) -> Response {
+    entry.status = status;
+    let response = Response::builder().status(status).header(CONTENT_TYPE, kind).header(CONTENT_LENGTH, text.len());
+    finish(response.body(if *method == Method::HEAD { Body::empty() } else { Body::from(text) }))
+}
+
+fn finish(response: axum::http::Result<Response>) -> Response {
+    response.unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+fn content_type(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("manifest" | "json") => "application/json",
+        Some("html") => "text/html; charset=utf-8",
+        Some("txt" | "log" | "sha256" | "cfg" | "ipxe") => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+/// A page with what is in a folder; dot files stay hidden.
+fn list(folder: &File, is_root: bool) -> io::Result<String> {
+    let mut rows = Vec::new();
+    for found in rustix::fs::Dir::read_from(folder)? {
+        let found = found?;
+        let name = found.file_name().to_bytes();
+        if name.starts_with(b".") {
+            continue;
+        }
+        let Ok(stat) = rustix::fs::statat(folder, found.file_name(), rustix::fs::AtFlags::empty()) else { continue };
+        let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+        rows.push((name.to_vec(), is_folder, stat.st_size.unsigned_abs()));
+    }
+    rows.sort();
+    let mut page = "<!DOCTYPE html>\n<meta charset=\"utf-8\">\n<title>rootbeam</title>\n<pre>\n".to_owned();
+    if !is_root {
+        page += "<a href=\"../\">../</a>\n";
+    }
+    for (name, is_folder, size) in rows {
+        let slash = if is_folder { "/" } else { "" };
+        let shown = escape(&String::from_utf8_lossy(&name));
+        let size = if is_folder { String::new() } else { format!("  {size}") };
+        // `./` in front: a name with a colon would be taken for a scheme.
+        page += &format!("<a href=\"./{}{slash}\">{shown}{slash}</a>{size}\n", encode(&name));
+    }
+    page += "</pre>\n";
+    Ok(page)
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The path of `file` on a server.
+pub fn url_path(file: &Path) -> String {
+    format!("/{}", encode(file.as_os_str().as_bytes()))
+}

@@ -1,0 +1,289 @@
+//! `rootbeam image manifest`, `show` and `verify`.
+
+mod common;
+
+use common::{rootbeam, run, succeed};
+use rootbeam::serve::log::Log;
+use rootbeam::serve::server::Server;
+use rootbeam_init::digest::Sha256;
+use rootbeam_init::manifest::{CHUNK_SIZE, Manifest};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// Three whole chunks and a part of one.
+const SIZE: usize = 3 * CHUNK_SIZE as usize + 1234;
+
+struct Published {
+    folder: TempDir,
+    image: PathBuf,
+}
+
+impl Published {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("web.squashfs");
+        let bytes: Vec<u8> = (0..SIZE as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::write(&image, bytes).unwrap();
+        let published = Self { folder, image };
+        published.manifest(&[]);
+        published
+    }
+
+    fn manifest(&self, options: &[&str]) -> Manifest {
+        let mut command = rootbeam();
+        command.env("SOURCE_DATE_EPOCH", "1700000000").args(["image", "manifest"]).arg(&self.image).args(options);
+        succeed(&mut command);
+        self.read_manifest()
+    }
+
+    fn read_manifest(&self) -> Manifest {
+        Manifest::parse(&fs::read(self.beside("manifest")).unwrap()).unwrap()
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        self.folder.path().join(format!("web.squashfs.{suffix}"))
+    }
+
+    fn flip(&self, offset: usize) {
+        let mut bytes = fs::read(&self.image).unwrap();
+        bytes[offset] ^= 1;
+        fs::write(&self.image, bytes).unwrap();
+    }
+
+    /// Verifies the file, and the same over HTTP, which must say the same.
+    fn verify(&self) -> (i32, String) {
+        let file = verify(self.image.to_str().unwrap());
+        let server = Server::start(self.folder.path(), "127.0.0.1:0".parse().unwrap(), Log::none()).unwrap();
+        let url = format!("http://{}/web.squashfs", server.address());
+        let remote = verify(&url);
+        assert_eq!(remote.0, file.0);
+        assert_eq!(remote.1.replace(&url, self.image.to_str().unwrap()), file.1);
+        file
+    }
+}
+
+fn verify(image: &str) -> (i32, String) {
+    let (code, out, err) = run(rootbeam().args(["--quiet", "image", "verify", image]));
+    (code, out + &err)
+}
+
+#[test]
+fn a_manifest_describes_the_image() {
+    let published = Published::new();
+    let bytes = fs::read(&published.image).unwrap();
+    let list: Vec<u8> = bytes.chunks(CHUNK_SIZE as usize).flat_map(|chunk| Sha256::of(chunk).0).collect();
+    assert_eq!(fs::read(published.beside("chunks")).unwrap(), list);
+    let expected = Manifest {
+        format: "rootbeam-manifest-1".into(),
+        name: "web.squashfs".into(),
+        size: SIZE as u64,
+        sha256: Sha256::of(&bytes),
+        chunk_size: CHUNK_SIZE,
+        version: 1,
+        date: 1_700_000_000,
+        kernel: None,
+        chunk_list: vec![Sha256::of(&list)],
+        layers: vec![],
+        sources: vec![],
+        boot_order: vec![],
+    };
+    assert_eq!(published.read_manifest(), expected);
+
+    let second =
+        published.manifest(&["--kernel", "6.1.0-49-amd64", "--sources", "http://a/", "--sources", "https://b/c/"]);
+    let sources = vec!["http://a/".to_owned(), "https://b/c/".to_owned()];
+    let expected = Manifest { version: 2, kernel: Some("6.1.0-49-amd64".into()), sources, ..expected };
+    assert_eq!(second, expected);
+    assert_eq!(published.manifest(&["--version", "40"]).version, 40);
+    assert_eq!(published.manifest(&[]).version, 41);
+    let mut names: Vec<_> = fs::read_dir(published.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["web.squashfs", "web.squashfs.chunks", "web.squashfs.manifest"]);
+}
+
+#[test]
+fn manifests_that_no_boot_would_take_are_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let refuse = |name: &str, expected: &str| {
+        let (code, _, said) = run(rootbeam().args(["image", "manifest"]).arg(folder.path().join(name)));
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(expected), "{said}");
+        assert!(!folder.path().join(format!("{name}.manifest")).exists());
+    };
+    refuse("nothing", "cannot open the image");
+    fs::write(folder.path().join("empty"), "").unwrap();
+    refuse("empty", "it describes an empty image");
+    fs::write(folder.path().join("a b"), "x").unwrap();
+    refuse("a b", "cannot be published by that name");
+}
+
+#[test]
+fn a_good_image_verifies() {
+    let published = Published::new();
+    let name = published.image.display();
+    assert_eq!(published.verify(), (0, format!("{name}: all 4 chunks are as version 1 promises\n")));
+}
+
+#[test]
+fn a_flipped_bit_names_its_chunk_and_offset() {
+    for (offset, chunk) in [(0, 0), (2 * CHUNK_SIZE as usize + 77, 2), (SIZE - 1, 3)] {
+        let published = Published::new();
+        published.flip(offset);
+        let (code, said) = published.verify();
+        assert_eq!(code, 3, "{said}");
+        let expected = format!("chunk {chunk} is not the promised one (offset {}, ", chunk * CHUNK_SIZE as usize);
+        assert!(said.contains(&expected), "{said}");
+        assert!(said.contains("1 of 4 chunks are wrong"), "{said}");
+    }
+}
+
+#[test]
+fn the_first_of_several_wrong_chunks_is_named() {
+    let published = Published::new();
+    published.flip(SIZE - 1);
+    published.flip(CHUNK_SIZE as usize);
+    let (code, out, said) = run(rootbeam().args(["image", "verify", "--json"]).arg(&published.image));
+    assert_eq!(code, 3);
+    assert!(said.contains("chunk 1 ") && said.contains("2 of 4 chunks are wrong"), "{said}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["good"], false);
+    assert_eq!(report["first_wrong_chunk"], 1);
+}
+
+#[test]
+fn an_image_of_another_length_is_told() {
+    let published = Published::new();
+    let good = fs::read(&published.image).unwrap();
+    fs::write(&published.image, &good[..SIZE - 1]).unwrap();
+    let (code, said) = published.verify();
+    assert_eq!(code, 3);
+    assert!(said.contains(&format!("it has {} bytes, not {SIZE}: it is truncated", SIZE - 1)), "{said}");
+    fs::write(&published.image, [&good[..], b"x"].concat()).unwrap();
+    let (code, said) = published.verify();
+    assert_eq!(code, 3);
+    assert!(said.contains(&format!("it has more than the {SIZE} bytes")), "{said}");
+}
+
+#[test]
+fn a_chunk_list_or_manifest_of_another_image_is_told() {
+    let published = Published::new();
+    let list = published.beside("chunks");
+    let mut bytes = fs::read(&list).unwrap();
+    bytes[33] ^= 1;
+    fs::write(&list, bytes).unwrap();
+    let (code, said) = published.verify();
+    assert_eq!(code, 3);
+    assert!(said.contains("the chunk list does not belong to the manifest"), "{said}");
+
+    fs::write(published.beside("manifest"), "<html>404</html>").unwrap();
+    let (code, said) = published.verify();
+    assert_eq!(code, 1);
+    assert!(said.contains("it is not a manifest in JSON (line 1, column 1)"), "{said}");
+}
+
+#[test]
+fn what_is_not_there_is_told_with_a_remedy() {
+    let published = Published::new();
+    fs::remove_file(published.beside("manifest")).unwrap();
+    let (code, said) = verify(published.image.to_str().unwrap());
+    assert_eq!(code, 1);
+    assert!(said.contains("make it with `rootbeam image manifest"), "{said}");
+    let server = Server::start(published.folder.path(), "127.0.0.1:0".parse().unwrap(), Log::none()).unwrap();
+    let (code, said) = verify(&format!("http://{}/web.squashfs", server.address()));
+    assert_eq!(code, 1);
+    assert!(said.contains("web.squashfs.manifest: the server answered 404 Not Found"), "{said}");
+    let (code, said) = verify("http://127.0.0.1:1/web.squashfs");
+    assert_eq!(code, 1);
+    assert!(said.contains("cannot fetch http://127.0.0.1:1/web.squashfs.manifest"), "{said}");
+}
+
+/// Serves `folder` over https with a certificate of an authority of its own; returns the port.
+fn serve_tls(folder: &Path) -> (Child, u16) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
+    openssl(&format!("req {key} -keyout leaf.key -out leaf.csr -subj /CN=server"));
+    openssl("x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out leaf.pem -days 2");
+    let mut child = Command::new("openssl")
+        .args("s_server -accept 127.0.0.1:0 -cert leaf.pem -key leaf.key -WWW".split(' '))
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.starts_with("ACCEPT ")).expect("it says where it listens");
+    let port = line.rsplit(':').next().unwrap().parse().unwrap();
+    // Its later words must find a reader.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, port)
+}
+
+#[test]
+fn https_is_verified_against_the_given_authority_only() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: https_is_verified_against_the_given_authority_only needs openssl");
+        return;
+    }
+    let published = Published::new();
+    let (mut server, port) = serve_tls(published.folder.path());
+    let url = format!("https://127.0.0.1:{port}/web.squashfs");
+    let authority = published.folder.path().join("ca.pem");
+    let trusting = run(rootbeam().args(["image", "verify", &url, "--ca"]).arg(&authority));
+    let system = run(rootbeam().args(["image", "verify", &url]));
+    let empty = published.folder.path().join("names");
+    let nothing = run(rootbeam().args(["image", "verify", &url, "--ca"]).arg(&empty));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(trusting.0, 0, "{}", trusting.2);
+    assert_eq!(system.0, 1);
+    assert!(system.2.contains("--ca PEM"), "{}", system.2);
+    assert_eq!(nothing.0, 1);
+    assert!(nothing.2.contains("names holds no certificate"), "{}", nothing.2);
+}
+
+#[test]
+fn show_tells_what_an_image_is_and_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("root");
+    fs::create_dir_all(source.join("etc")).unwrap();
+    fs::write(source.join("etc/machine-id"), "").unwrap();
+    let image = folder.path().join("a.squashfs");
+    succeed(rootbeam().args(["image", "build"]).arg(&source).arg("-o").arg(&image).args(["--compress", "gzip"]));
+    let size = fs::metadata(&image).unwrap().len();
+    let show = |path: &Path| -> serde_json::Value {
+        let (out, _) = succeed(rootbeam().args(["image", "show", "--json"]).arg(path));
+        serde_json::from_str(&out).unwrap()
+    };
+    let facts = show(&image);
+    assert_eq!(facts["size"], size);
+    assert_eq!(facts["superblock"]["filesystem"], "squashfs");
+    assert_eq!(facts["superblock"]["compressor"], "gzip");
+    assert_eq!(facts["memory"]["refused_below"], size + (32 << 20));
+    let (out, _) = succeed(rootbeam().args(["image", "show"]).arg(&image));
+    assert!(out.contains("manifest    none: make one with `rootbeam image manifest`"), "{out}");
+
+    succeed(rootbeam().args(["image", "manifest"]).arg(&image));
+    assert_eq!(show(&image)["manifest"]["version"], 1);
+    let manifest = show(&folder.path().join("a.squashfs.manifest"));
+    assert_eq!(manifest["memory"], facts["memory"]);
+
+    let bytes = fs::read(&image).unwrap();
+    let cut = folder.path().join("cut.squashfs");
+    fs::write(&cut, &bytes[..200]).unwrap();
+    let (code, _, said) = run(rootbeam().args(["image", "show"]).arg(&cut));
+    assert_eq!(code, 1);
+    assert!(said.contains("it has 200 bytes, its filesystem needs "), "{said}");
+    fs::write(&cut, "text").unwrap();
+    let (code, _, said) = run(rootbeam().args(["image", "show"]).arg(&cut));
+    assert_eq!(code, 1);
+    assert!(said.contains("it is neither squashfs nor erofs"), "{said}");
+}
