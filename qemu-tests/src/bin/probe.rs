@@ -1,0 +1,105 @@
+//! A real init for machines under test: it reports its world to the bed and obeys until it is let go.
+
+use rootbeam_qemu_tests::collect::Inherited;
+use rootbeam_qemu_tests::probe::{Answer, PORT, Request, SOCKET};
+use rootbeam_qemu_tests::world::World;
+use rustix::fs::OFlags;
+use rustix::system::{RebootCommand, reboot};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::sync::OnceLock;
+
+static INHERITED: OnceLock<Inherited> = OnceLock::new();
+
+/// The C library calls this before Rust's runtime starts and changes signals and descriptors.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static FIRST: extern "C" fn() = {
+    extern "C" fn first() {
+        INHERITED.get_or_init(Inherited::take);
+    }
+    first
+};
+
+fn main() {
+    let world = || World::collect(INHERITED.get_or_init(Inherited::take));
+    println!("probe: here I am");
+    let end = serve(world);
+    if let Err(error) = &end {
+        println!("probe: {error}");
+    }
+    // Neither returns where the probe is PID 1; elsewhere there is nothing to turn off.
+    let error = reboot(end.unwrap_or(RebootCommand::PowerOff));
+    println!("probe: cannot turn the machine off: {error:?}");
+}
+
+fn serve(world: impl Fn() -> World) -> io::Result<RebootCommand> {
+    let first = world();
+    let line = open()?;
+    let mut out = line.try_clone()?;
+    let mut send = |answer: Answer| -> io::Result<()> {
+        let mut line = serde_json::to_vec(&answer)?;
+        line.push(b'\n');
+        out.write_all(&line)
+    };
+    send(Answer::World(Box::new(first)))?;
+    let failed = |error: io::Error| Answer::Error(error.to_string());
+    for request in BufReader::new(line).lines() {
+        send(match serde_json::from_str(&request?)? {
+            Request::World => Answer::World(Box::new(world())),
+            Request::Digest(path) => digest(&path).unwrap_or_else(failed),
+            Request::Text(path) => fs::read_to_string(path).map_or_else(failed, Answer::Text),
+            Request::Fill(path, size) => fill(&path, size),
+            Request::Restart => return send(Answer::Ending).map(|()| RebootCommand::Restart),
+            Request::PowerOff => return send(Answer::Ending).map(|()| RebootCommand::PowerOff),
+        })?;
+    }
+    Ok(RebootCommand::PowerOff)
+}
+
+fn digest(path: &str) -> io::Result<Answer> {
+    let (mut file, mut hash, mut size) = (File::open(path)?, Sha256::new(), 0);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            return Ok(Answer::Digest { size, sha256 });
+        }
+        hash.update(buffer.get(..count).unwrap_or_default());
+        size += count as u64;
+    }
+}
+
+fn fill(path: &str, size: u64) -> Answer {
+    let mut written = 0;
+    let mut write = || -> io::Result<()> {
+        let mut file = File::create(path)?;
+        let zeros = vec![0; 1 << 16];
+        while written < size {
+            written += file.write(&zeros)? as u64;
+        }
+        Ok(())
+    };
+    let error = write().err().map(|error| error.to_string());
+    Answer::Filled(written, error)
+}
+
+/// The line to the bed: its abstract socket, or else the second serial port, in raw mode.
+fn open() -> io::Result<File> {
+    if let Ok(stream) = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?) {
+        return Ok(File::from(OwnedFd::from(stream)));
+    }
+    let port =
+        OpenOptions::new().read(true).write(true).custom_flags(OFlags::NOCTTY.bits().cast_signed()).open(PORT)?;
+    let mut settings = tcgetattr(&port)?;
+    settings.make_raw();
+    tcsetattr(&port, OptionalActions::Now, &settings)?;
+    Ok(port)
+}

@@ -1,0 +1,240 @@
+//! A machine that runs under QEMU.
+
+use super::machine::Boot;
+use super::qmp::Qmp;
+use crate::console::Console;
+use crate::keep::Kept;
+use crate::outcome::{Booted, Outcome, monotonic};
+use crate::places::cache;
+use crate::probe::Probe;
+use crate::world::World;
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::json;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Guests that run at once: each keeps a processor busy.
+const AT_ONCE: u32 = 2;
+
+/// Bound on everything that a person at the console waits for.
+const LOGIN: Duration = Duration::from_secs(240);
+
+/// A running machine. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Guest {
+    qemu: Kept,
+    qmp: Qmp,
+    console: Console,
+    keyboard: UnixStream,
+    probe: Option<UnixStream>,
+    forwards: Vec<(u16, u16)>,
+    limit: Duration,
+    started: u64,
+    /// Shell commands so far: their answers are told apart by it.
+    commands: u32,
+    _folder: TempDir,
+    /// Holds what the machine still loads: its TFTP folder.
+    _boot: Boot,
+    _turn: Turn,
+}
+
+impl Guest {
+    pub(super) fn start(boot: &Boot) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        super::available()?;
+        let turn = Turn::wait();
+        let folder = tempfile::tempdir()?;
+        let (mut command, forwards) = boot.command()?;
+        let mut channel = |name: &str| -> Result<UnixListener> {
+            let path = folder.path().join(name);
+            command.arg("-chardev").arg(format!("socket,id={name},path={}", path.display()));
+            UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))
+        };
+        let (console, probe, qmp) = (channel("console")?, channel("probe")?, channel("qmp")?);
+        command.args(["-serial", "chardev:console", "-serial", "chardev:probe", "-mon", "chardev=qmp,mode=control"]);
+        let name = format!("qemu-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let log = |suffix: &str| cache("logs").map(|logs| logs.join(format!("{name}.{suffix}")));
+        let qemu = Kept::start(&command, &log("qemu.log")?)?;
+        let connected = |listener: UnixListener| accept(&listener, &qemu);
+        let (console, probe, qmp) = (connected(console)?, connected(probe)?, connected(qmp)?);
+        let mut qmp = Qmp::greet(qmp)?;
+        for (number, _) in boot.nics.iter().enumerate().filter(|(_, nic)| !nic.carrier) {
+            qmp.execute("set_link", json!({ "name": format!("nic{number}"), "up": false }))?;
+        }
+        let keyboard = console.try_clone()?;
+        let console = Console::read(console, &log("log")?)?;
+        let started = monotonic();
+        qmp.execute("cont", json!({}))?;
+        let probe = Some(probe);
+        Ok(Self {
+            qemu,
+            qmp,
+            console,
+            keyboard,
+            probe,
+            forwards,
+            limit: boot.limit,
+            started,
+            commands: 0,
+            _folder: folder,
+            _boot: boot.clone(),
+            _turn: turn,
+        })
+    }
+
+    /// Its console: the first serial port.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// `CLOCK_MONOTONIC` of the host when the machine was started, in nanoseconds.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Logs in at the console of the machine `name` as root, with the password of the beds' images.
+    pub fn log_in(&mut self, name: &str) -> Result<()> {
+        let limit = LOGIN;
+        self.console().wait_for(&format!("{name} login:"), limit)?;
+        self.type_keys("root\n")?;
+        self.console().wait_for("Password:", limit)?;
+        self.type_keys("rootbeam\n")?;
+        // The prompt comes when the terminal has been reset; what is typed before may be lost.
+        self.console().wait_for("# ", limit)?;
+        self.type_keys("echo logged-$((40 + 2))-in\n")?;
+        self.console().wait_for("logged-42-in", limit).map(drop)
+    }
+
+    /// What the shell, logged in, prints for `command`: the text between the two marks that are typed with it.
+    pub fn shell(&mut self, command: &str) -> Result<String> {
+        self.commands += 1;
+        let number = self.commands;
+        // The marks are computed, so that the echo of the typed line does not hold them.
+        self.type_keys(&format!("echo begin-$(({number} + 0))-; {command}; echo end-$(({number} + 0))-\n"))?;
+        let text = self.console().wait_for(&format!("end-{number}-"), LOGIN)?;
+        let begun = text.rfind(&format!("begin-{number}-")).context("no answer of the shell")?;
+        let answer = &text[begun..];
+        let body = answer.split_once('\n').map_or("", |(_, rest)| rest);
+        Ok(body.rsplit_once("end-").map_or(body, |(body, _)| body).replace('\r', ""))
+    }
+
+    /// Types on its console.
+    pub fn type_keys(&mut self, keys: &str) -> Result<()> {
+        self.keyboard.write_all(keys.as_bytes()).context("cannot type on the console")
+    }
+
+    /// Where the host reaches a forwarded port of the guest.
+    pub fn forwarded(&self, port: u16) -> Option<SocketAddr> {
+        let host = self.forwards.iter().find(|(guest, _)| *guest == port)?.1;
+        Some(SocketAddr::from(([127, 0, 0, 1], host)))
+    }
+
+    /// Pulls or plugs the cable of the `nic`-th card.
+    pub fn set_carrier(&mut self, nic: usize, carrier: bool) -> Result<()> {
+        self.qmp.execute("set_link", json!({ "name": format!("nic{nic}"), "up": carrier })).map(drop)
+    }
+
+    /// Presses the power button: the guest's system shuts down.
+    pub fn press_power(&mut self) -> Result<()> {
+        self.qmp.execute("system_powerdown", json!({})).map(drop)
+    }
+
+    /// Waits for the probe and its first report; `None` if the machine ended before.
+    pub fn probe(&mut self) -> Result<Option<(Probe, World)>> {
+        let line = self.probe.take().context("the probe was met already")?;
+        let mut first = [PollFd::new(&line, PollFlags::IN)];
+        let timeout = self.limit.try_into()?;
+        let quote = || self.console.last_lines();
+        ensure!(
+            poll(&mut first, Some(&timeout))? > 0,
+            "neither a probe nor an end within {:?}\n{}",
+            self.limit,
+            quote()
+        );
+        let mut byte = [0];
+        let (count, _) = rustix::net::recv(&line, &mut byte, rustix::net::RecvFlags::PEEK)?;
+        if count == 0 { Ok(None) } else { Probe::meet(line, self.limit).map(Some) }
+    }
+
+    /// Waits for the machine's own end.
+    pub fn finish(mut self, world: Option<World>) -> Result<Booted> {
+        let quote = |console: &Console| console.last_lines();
+        self.qemu.wait(self.limit).with_context(|| quote(&self.console))?;
+        let console = self.console.wait_closed(self.limit)?;
+        let reason = self.qmp.reason()?;
+        let outcome = match (panic(&console), reason.as_deref()) {
+            (Some(outcome), _) => outcome,
+            (None, Some("guest-shutdown")) => Outcome::PoweredOff,
+            (None, Some("guest-reset")) => Outcome::Restarted,
+            (None, other) => {
+                let said = self.qemu.output().text();
+                bail!("QEMU ended by {other:?}: {said}\n{}", quote(&self.console))
+            }
+        };
+        Ok(Booted { outcome, console, started: self.started, world })
+    }
+}
+
+/// QEMU's end of a channel, which it opens at its start.
+fn accept(listener: &UnixListener, qemu: &Kept) -> Result<UnixStream> {
+    let timeout = Duration::from_secs(30).try_into()?;
+    let mut ready = [PollFd::new(listener, PollFlags::IN)];
+    ensure!(poll(&mut ready, Some(&timeout))? > 0, "QEMU does not start: {}", qemu.output().text());
+    Ok(listener.accept()?.0)
+}
+
+/// What a kernel panic on the console tells of PID 1; its exit code is a wait status.
+fn panic(console: &str) -> Option<Outcome> {
+    let (_, why) = console.split_once("Kernel panic - not syncing: ")?;
+    let status =
+        why.strip_prefix("Attempted to kill init! exitcode=0x").and_then(|rest| rest.split_whitespace().next());
+    Some(match status.and_then(|hex| i32::from_str_radix(hex, 16).ok()) {
+        Some(status) if status & 0x7f != 0 => Outcome::Killed(status & 0x7f),
+        Some(status) => Outcome::Exited(status >> 8 & 0xff),
+        None => Outcome::Panicked,
+    })
+}
+
+/// A place among those that run at once.
+#[derive(Debug)]
+struct Turn;
+
+static RUNNING: Mutex<u32> = Mutex::new(0);
+static FREE: Condvar = Condvar::new();
+
+impl Turn {
+    fn wait() -> Self {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        // Unbounded on purpose: those that run are bounded themselves.
+        let mut running = FREE.wait_while(running, |count| *count >= AT_ONCE).unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        FREE.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_how_pid_1_died_from_the_panic() {
+        let panicked = |why: &str| panic(&format!("[    2.0] Kernel panic - not syncing: {why}\n"));
+        assert_eq!(panicked("Attempted to kill init! exitcode=0x0000000b"), Some(Outcome::Killed(11)));
+        assert_eq!(panicked("Attempted to kill init! exitcode=0x00000700 "), Some(Outcome::Exited(7)));
+        assert_eq!(panicked("VFS: Unable to mount root fs"), Some(Outcome::Panicked));
+        assert_eq!(panic("login:"), None);
+    }
+}

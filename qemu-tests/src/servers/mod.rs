@@ -1,0 +1,6 @@
+//! Servers for machines under test: an HTTP server that lies on request, and dnsmasq.
+
+pub mod dnsmasq;
+pub mod fault;
+pub mod http;
+pub mod site;
