@@ -1,0 +1,101 @@
+//! `bench [--runs N] [--json FILE] [NAME…]`: the budgets of the design as ratios, printed beside what they are compared
+//! with. Every pair is run alternately and told by its median; nothing here fails a test, since machines differ.
+
+mod emulated;
+mod memory;
+mod row;
+mod runs;
+mod server;
+mod wires;
+
+use anyhow::{Context, Result, bail};
+use row::Row;
+use std::process::ExitCode;
+
+/// Runs of each side, unless said otherwise.
+const RUNS: usize = 5;
+
+/// A benchmark: its name, and what measures its rows with so many runs a side.
+type Benchmark = (&'static str, fn(usize) -> Result<Vec<Row>>);
+
+const ALL: [Benchmark; 11] = [
+    ("size", |_| emulated::size()),
+    ("init", emulated::init),
+    ("ram-100", |runs| emulated::ram("ram-100", 100, runs)),
+    ("ram-400", |runs| emulated::ram("ram-400", 400, runs)),
+    ("wire-100", |runs| wires::wire("wire-100", 100, 32, runs)),
+    ("wire-1000", |runs| wires::wire("wire-1000", 1000, 256, runs)),
+    ("wire-2500", |runs| wires::wire("wire-2500", 2500, 512, runs)),
+    ("unlimited", wires::unlimited),
+    ("memory-after", memory::after),
+    ("memory-peak", memory::peak),
+    ("smallest", |_| memory::smallest()),
+];
+
+fn main() -> ExitCode {
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Orders {
+    runs: usize,
+    json: Option<String>,
+    chosen: Vec<Benchmark>,
+}
+
+fn orders(mut words: impl Iterator<Item = String>) -> Result<Orders> {
+    let mut orders = Orders { runs: RUNS, json: None, chosen: Vec::new() };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--runs" => {
+                let number = words.next().context("--runs N")?;
+                orders.runs = number.parse().ok().filter(|runs| *runs > 0).context("--runs takes a number above 0")?;
+            }
+            "--json" => orders.json = Some(words.next().context("--json FILE")?),
+            name => match ALL.iter().find(|(known, _)| *known == name) {
+                Some(benchmark) => orders.chosen.push(*benchmark),
+                None => {
+                    let known: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
+                    bail!("usage: bench [--runs N] [--json FILE] [NAME…]; the names are {}", known.join(" "))
+                }
+            },
+        }
+    }
+    if orders.chosen.is_empty() {
+        orders.chosen = ALL.to_vec();
+    }
+    Ok(orders)
+}
+
+fn bench() -> Result<()> {
+    let Orders { runs, json, chosen } = orders(std::env::args().skip(1))?;
+    println!("{}", runs::conditions());
+    println!("{}", row::HEADINGS);
+    let mut rows = Vec::new();
+    let mut failed = Vec::new();
+    for (name, measure) in chosen {
+        match measure(runs) {
+            Ok(measured) => {
+                measured.iter().for_each(|row| println!("{row}"));
+                rows.extend(measured);
+            }
+            // One that cannot be measured here must not cost the others.
+            Err(error) => {
+                println!("{name}: not measured: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    if let Some(file) = json {
+        let report = serde_json::json!({ "conditions": runs::conditions(), "rows": rows });
+        std::fs::write(&file, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("cannot write {file}"))?;
+    }
+    anyhow::ensure!(failed.is_empty(), "not measured: {}", failed.join(" "));
+    Ok(())
+}
