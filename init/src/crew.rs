@@ -52,11 +52,16 @@ pub struct Crew {
     restarts: u32,
 }
 
-/// The fetch worker's state: it may die at any time.
+/// The fetch worker's state: it may die at any time, and is started when the store asks for one. The number counts
+/// its deaths.
 enum Fetch {
-    Absent,
+    /// None is there, and none was asked for.
+    Absent(u32),
+    /// One works.
     Running(Worker, u32),
-    /// It died; started again at that time.
+    /// One was killed, since the store asked for another.
+    Ending(Worker, u32),
+    /// One is started at that time.
     Due(Instant, u32),
 }
 
@@ -69,7 +74,7 @@ impl Crew {
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, store: None, fetch: Fetch::Absent, image, ring, devices, restarts: 0 })
+        Ok(Self { net, store: None, fetch: Fetch::Absent(0), image, ring, devices, restarts: 0 })
     }
 
     /// The image's memory.
@@ -128,7 +133,7 @@ impl Crew {
             if let Some(store) = &self.store {
                 watched.extend([store.channel.as_fd(), store.worker.as_fd()]);
             }
-            if let Fetch::Running(worker, _) = &self.fetch {
+            if let Fetch::Running(worker, _) | Fetch::Ending(worker, _) = &self.fetch {
                 watched.push(worker.as_fd());
             }
             watched.extend(self.devices.as_ref().map(AsFd::as_fd));
@@ -146,7 +151,7 @@ impl Crew {
             if !matches!(news, StoreNews::NeedFetcher) {
                 return Ok(Some(News::Store(news)));
             }
-            self.replace_fetch()?;
+            self.renew_fetch();
         }
         while let Some(devices) = &self.devices {
             match devices.receive(UEVENT_BYTES).map_err(|e| broken("uevent socket", &e))? {
@@ -172,42 +177,52 @@ impl Crew {
             && let Some(exit) = store.worker.ended().map_err(|e| broken(role::STORE, &e))?
         {
             // Its successor asks for a fetch worker of its own.
-            if let Fetch::Running(fetch, _) = std::mem::replace(&mut self.fetch, Fetch::Absent) {
+            if let Some(fetch) = std::mem::replace(&mut self.fetch, Fetch::Absent(0)).into_worker() {
+                fetch.kill();
                 await_end(&fetch, Instant::now()).map_err(|e| broken(role::FETCH, &e))?;
             }
             store.replace(exit, &[(self.image.as_fd(), fd::IMAGE), (self.ring.as_fd(), fd::RING)])?;
             self.restarts += 1;
         }
-        match &self.fetch {
-            Fetch::Running(worker, deaths) => {
-                if let Some(exit) = worker.ended().map_err(|e| broken(role::FETCH, &e))? {
-                    let deaths = deaths.saturating_add(1);
-                    log::warn!("worker {} {exit}; what it fetched is kept", role::FETCH);
-                    self.restarts += 1;
-                    // The first successor comes at once; one that keeps dying is not let burn the machine.
-                    let pause = Duration::from_millis(100) * deaths.saturating_sub(1).min(50);
-                    self.fetch = Fetch::Due(Instant::now() + pause, deaths);
-                }
-            }
-            Fetch::Due(when, deaths) if Instant::now() >= *when => {
-                let deaths = *deaths;
-                self.start_fetch(deaths)?;
-            }
-            Fetch::Due(..) | Fetch::Absent => {}
-        }
-        Ok(())
+        self.tend_fetch()
     }
 
-    /// The store has no fetch worker, or one that does not answer.
-    fn replace_fetch(&mut self) -> Result<(), Failure> {
+    fn tend_fetch(&mut self) -> Result<(), Failure> {
         match &self.fetch {
-            Fetch::Absent => self.start_fetch(0),
-            // Death is seen by `tend`, which starts the next.
-            Fetch::Running(worker, _) => {
-                worker.kill();
+            Fetch::Running(worker, deaths) | Fetch::Ending(worker, deaths) => {
+                let Some(exit) = worker.ended().map_err(|e| broken(role::FETCH, &e))? else { return Ok(()) };
+                let mut deaths = *deaths;
+                // It ends with 0 when the store has closed its channel: there is nothing more to do.
+                if exit != Exit::Status(0) {
+                    log::warn!("worker {} {exit}; what it fetched is kept", role::FETCH);
+                    deaths = deaths.saturating_add(1);
+                    self.restarts += 1;
+                }
+                let asked = matches!(self.fetch, Fetch::Ending(..));
+                self.fetch = Fetch::Absent(deaths);
+                if asked {
+                    self.renew_fetch();
+                }
                 Ok(())
             }
-            Fetch::Due(..) => Ok(()),
+            Fetch::Due(when, deaths) if Instant::now() >= *when => self.start_fetch(*deaths),
+            Fetch::Due(..) | Fetch::Absent(_) => Ok(()),
+        }
+    }
+
+    /// The store asks for a fetch worker: it has none, or one that does not answer.
+    fn renew_fetch(&mut self) {
+        self.fetch = match std::mem::replace(&mut self.fetch, Fetch::Absent(0)) {
+            Fetch::Absent(deaths) => {
+                // The first successor comes at once; one that keeps dying is not let burn the machine.
+                let pause = Duration::from_millis(100) * deaths.saturating_sub(1).min(50);
+                Fetch::Due(Instant::now() + pause, deaths)
+            }
+            Fetch::Running(worker, deaths) => {
+                worker.kill();
+                Fetch::Ending(worker, deaths)
+            }
+            waiting @ (Fetch::Ending(..) | Fetch::Due(..)) => waiting,
         }
     }
 
@@ -233,7 +248,7 @@ impl Crew {
         }
         let mut workers = vec![self.net.worker];
         workers.extend(self.store.take().map(|store| store.worker));
-        if let Fetch::Running(fetch, _) = self.fetch {
+        if let Some(fetch) = self.fetch.into_worker() {
             // It holds nothing and would wait for an order.
             fetch.kill();
             workers.push(fetch);
@@ -244,6 +259,16 @@ impl Crew {
         }
         worker::reap_orphans();
         Ok(self.image)
+    }
+}
+
+impl Fetch {
+    /// The process, where there is one.
+    fn into_worker(self) -> Option<Worker> {
+        match self {
+            Self::Running(worker, _) | Self::Ending(worker, _) => Some(worker),
+            Self::Absent(_) | Self::Due(..) => None,
+        }
     }
 }
 

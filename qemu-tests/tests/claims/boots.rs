@@ -95,6 +95,7 @@ fn in_namespaces() -> Result<()> {
     equal(&world.env.get("colour").map(String::as_str), &Some("blue"))?;
     let report = report(world)?;
     equal(&report.verification.split(':').next(), &Some("checksummed"))?;
+    equal(&(report.worker_restarts, report.failures.len(), report.warnings.len()), &(0, 0, 0))?;
     let image = report.image.context("no image in the report")?;
     let size = std::fs::metadata(folder.path().join("probe.squashfs"))?.len();
     equal(&(image.size, image.tally.verified, image.tally.rejected_chunks), &(size, size, 0))?;
