@@ -17,7 +17,7 @@ pub fn rows() -> Vec<Trial> {
         row("matrix: an archive by gzip boots", || compressed("gzip")),
         row("matrix: an archive by xz boots", || compressed("xz")),
         row("matrix: an archive without compression boots", || compressed("none")),
-        row("matrix: an archive with microcode in front boots, and the kernel finds the microcode", microcode),
+        row("matrix: an archive with microcode in front boots", microcode),
         row("matrix: an archive with every Ethernet driver boots, and loads the one it needs", generic),
         row("matrix: settings in a second archive behind the first win over the packed ones", second_archive),
     ]
