@@ -198,6 +198,7 @@ pub fn fetch_text(cause: &FetchCause) -> String {
         FetchCause::Redirect => "the server redirects in circles, or from https to http",
         FetchCause::Short => "the body ended early",
         FetchCause::Protocol => "the server's answer contradicts the request",
+        FetchCause::WrongBytes => "it sent bytes with the wrong SHA-256",
         FetchCause::WorkerDied => "the fetch worker died",
     };
     text.to_owned()
@@ -235,6 +236,7 @@ fn fetch_remedy(cause: &FetchCause) -> &'static str {
         FetchCause::Status { .. } => "look at the server's log",
         FetchCause::Redirect => "name the final URL in rootbeam.image=",
         FetchCause::Protocol => "look at the server or the proxy between",
+        FetchCause::WrongBytes => "compare its file by `rootbeam image verify` and copy it anew",
         FetchCause::WorkerDied => "report this as a bug, with the log",
     }
 }

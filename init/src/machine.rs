@@ -6,15 +6,15 @@ use crate::failure::{Failure, Step};
 use crate::image::{Mounted, STATE};
 use crate::journal::Journal;
 use crate::label::Label;
-use crate::messages::{Lease, Trust, Wanted};
+use crate::messages::{Lease, SourceIndex, SourceTally, Trust, Wanted};
 use crate::modules::{self, Modules};
 use crate::receive::{self, Download, Received};
-use crate::report::{self, ImageReport, MemoryReport, NetworkReport, Report, StepReport};
+use crate::report::{self, ImageReport, MemoryReport, NetworkReport, Report, Share, StepReport};
 use crate::settings::values::{human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
-use crate::{early, keys, root};
+use crate::{causes, early, keys, root};
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
@@ -196,6 +196,7 @@ impl Machine {
         self.report.warnings.extend(received.admitted.warning.clone());
         self.report.image = Some(ImageReport {
             sources: self.settings.image.iter().map(ToString::to_string).collect(),
+            shares: received.sources.iter().map(|(source, tally)| self.share(*source, tally)).collect(),
             filesystem: facts.filesystem,
             compressor: facts.compressor,
             size: facts.size,
@@ -207,6 +208,17 @@ impl Machine {
         });
         self.report.memory.available_before = received.before.available;
         self.report.memory.overlay = received.admitted.overlay;
+    }
+
+    fn share(&self, source: SourceIndex, tally: &SourceTally) -> Share {
+        Share {
+            source: causes::named(&self.settings.image, source),
+            fetched: tally.fetched,
+            requests: tally.requests,
+            failures: tally.failures,
+            rejected_chunks: tally.rejected_chunks,
+            trouble: tally.trouble.as_ref().map(causes::fetch_text),
+        }
     }
 
     /// Says where the image's modules are not the running kernel's.

@@ -4,11 +4,14 @@ use crate::admission::{self, Admitted, Memory};
 use crate::causes;
 use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
-use crate::messages::{FetchCause, ImageFacts, NetNews, SourceIndex, StoreNews, StoreOrder, Tally, Wanted};
+use crate::messages::{
+    FetchCause, ImageFacts, NetNews, SourceIndex, SourceTally, StoreNews, StoreOrder, Tally, Wanted,
+};
 use crate::modules::Modules;
 use crate::network;
 use crate::progress::Progress;
 use crate::settings::Settings;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,8 @@ pub struct Received {
     pub facts: ImageFacts,
     /// How it came.
     pub tally: Tally,
+    /// What each source did that was asked.
+    pub sources: BTreeMap<SourceIndex, SourceTally>,
     /// The overlay that fits beside it, and whether that is tight.
     pub admitted: Admitted,
     /// Memory before the first byte.
@@ -40,6 +45,7 @@ pub struct Download {
     started: bool,
     admitted: Option<Weighed>,
     last: Option<(SourceIndex, FetchCause)>,
+    sources: BTreeMap<SourceIndex, SourceTally>,
 }
 
 impl Download {
@@ -82,11 +88,15 @@ impl Download {
                     log::warn!("{}", causes::trouble(&trouble, &settings.image, pause_ms, fresh));
                     self.last = Some(trouble);
                 }
+                Some(News::Store(StoreNews::Source { source, tally })) => {
+                    self.sources.insert(source, tally);
+                }
                 Some(News::Store(StoreNews::Done { facts, tally })) => {
                     let Some(Weighed { admitted, before, .. }) = self.admitted.take() else {
                         return Err(unasked());
                     };
-                    return Ok(Received { facts, tally, admitted, before });
+                    let sources = std::mem::take(&mut self.sources);
+                    return Ok(Received { facts, tally, sources, admitted, before });
                 }
                 Some(News::Store(StoreNews::Failed(cause))) => {
                     return Err(causes::store(&cause, &settings.image, wanted.kernel.as_str()));

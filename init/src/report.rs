@@ -78,6 +78,9 @@ pub struct NetworkReport {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct ImageReport {
     pub sources: Vec<String>,
+    /// What each source did that was asked, in the order of `sources`.
+    #[serde(default)]
+    pub shares: Vec<Share>,
     pub filesystem: FilesystemKind,
     pub compressor: Compressor,
     pub size: u64,
@@ -87,6 +90,34 @@ pub struct ImageReport {
     pub tally: Tally,
     /// The RAM disk.
     pub device: Option<String>,
+}
+
+/// What one source did for the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Its URL.
+    pub source: String,
+    /// Bytes that came from it for the image.
+    pub fetched: u64,
+    /// Requests made to it.
+    pub requests: u32,
+    /// Requests that failed.
+    pub failures: u32,
+    /// Chunks whose hash was wrong.
+    pub rejected_chunks: u64,
+    /// What the last one failed with, in words.
+    pub trouble: Option<String>,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (requests, failures) = (self.requests, self.failures);
+        write!(f, "source {}: {} by {requests} requests, {failures} failed", self.source, human(self.fetched))?;
+        if self.rejected_chunks > 0 {
+            write!(f, ", {} chunks with a wrong hash", self.rejected_chunks)?;
+        }
+        self.trouble.as_ref().map_or(Ok(()), |trouble| write!(f, "; last trouble: {trouble}"))
+    }
 }
 
 /// Memory of the boot.
@@ -140,6 +171,8 @@ impl fmt::Display for Report {
             human(total),
             human(overlay)
         )?;
+        let shares = self.image.iter().flat_map(|image| &image.shares);
+        shares.filter(|share| share.failures > 0).try_for_each(|share| writeln!(f, "{share}"))?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))?;
         self.failures.iter().try_for_each(|failure| writeln!(f, "{failure}"))
     }
@@ -186,6 +219,23 @@ mod tests {
         assert_eq!(text.lines().nth(1), Some("kernel       2.100 s           -           - RAM  6.1.0-1-amd64"));
         let network = "network      0.340 s           -     1.0 MiB RAM  eth0 has 10.0.2.15/24";
         assert_eq!(text.lines().nth(2), Some(network));
+    }
+
+    #[test]
+    fn a_source_in_trouble_is_told_of() {
+        let share = Share {
+            source: "http://10.0.0.1/web.squashfs".to_owned(),
+            fetched: 3 << 20,
+            requests: 9,
+            failures: 2,
+            rejected_chunks: 1,
+            trouble: Some("the connection broke".to_owned()),
+        };
+        assert_eq!(
+            share.to_string(),
+            "source http://10.0.0.1/web.squashfs: 3.0 MiB by 9 requests, 2 failed, 1 chunks with a wrong hash; last \
+             trouble: the connection broke"
+        );
     }
 
     #[test]

@@ -45,9 +45,11 @@ pub fn net() -> ExitCode {
 
 /// The store.
 pub fn store() -> ExitCode {
+    // Asked before the sandbox closes.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
     worker(Privileges::Nothing, || {
         let channel = Channel::from_fd(inherited::take(fd::CHANNEL)?);
-        Ok(store::main(channel, inherited::take(fd::IMAGE)?, inherited::take(fd::RING)?))
+        Ok(store::main(channel, inherited::take(fd::IMAGE)?, inherited::take(fd::RING)?, processors))
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::Job;
 use super::cause;
+use crate::contract::LANES;
 use crate::messages::FetchCause;
 use crate::sys::names::{self, NameError};
 use reqwest::blocking::{Client, Response};
@@ -32,21 +33,8 @@ impl Clients {
         Self { tls: tls(pem, floor), current: None }
     }
 
-    /// Sends the request of `job` and waits for the head of an answer that has a body to use.
-    pub fn get(&mut self, job: &Job) -> Result<Response, FetchCause> {
-        let client = self.client(job.stall)?;
-        let mut request = client.get(&job.url);
-        if let Some(range) = job.range {
-            let last = range.end.checked_sub(1).filter(|last| *last >= range.start).ok_or(FetchCause::Protocol)?;
-            request = request.header(RANGE, format!("bytes={}-{last}", range.start));
-            if let Some(validator) = &job.if_range {
-                request = request.header(IF_RANGE, validator);
-            }
-        }
-        request.send().map_err(|error| cause::of_request(&error))
-    }
-
-    fn client(&mut self, stall: Duration) -> Result<Client, FetchCause> {
+    /// The client for that stall limit.
+    pub fn client(&mut self, stall: Duration) -> Result<Client, FetchCause> {
         if let Some((_, client)) = self.current.as_ref().filter(|(limit, _)| *limit == stall) {
             return Ok(client.clone());
         }
@@ -66,12 +54,25 @@ impl Clients {
             .user_agent(concat!("rootbeam/", env!("CARGO_PKG_VERSION")))
             .timeout(stall)
             .connect_timeout(stall.min(CONNECT))
-            .pool_max_idle_per_host(1)
+            .pool_max_idle_per_host(LANES)
             .http1_only()
             .dns_resolver(Arc::new(SystemNames))
             .build()
             .ok()
     }
+}
+
+/// Sends the request of `job` and waits for the head of an answer.
+pub fn get(client: &Client, job: &Job) -> Result<Response, FetchCause> {
+    let mut request = client.get(&job.url);
+    if let Some(range) = job.range {
+        let last = range.end.checked_sub(1).filter(|last| *last >= range.start).ok_or(FetchCause::Protocol)?;
+        request = request.header(RANGE, format!("bytes={}-{last}", range.start));
+        if let Some(validator) = &job.if_range {
+            request = request.header(IF_RANGE, validator);
+        }
+    }
+    request.send().map_err(|error| cause::of_request(&error))
 }
 
 /// Up to ten, and never from https to anything else.

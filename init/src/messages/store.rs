@@ -113,6 +113,21 @@ pub struct Tally {
     pub failures: u32,
 }
 
+/// What one source did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTally {
+    /// Bytes that came from it for the image.
+    pub fetched: u64,
+    /// Requests made to it.
+    pub requests: u32,
+    /// Requests that failed.
+    pub failures: u32,
+    /// Chunks whose hash was wrong.
+    pub rejected_chunks: u64,
+    /// What the last one failed with.
+    pub trouble: Option<FetchCause>,
+}
+
 /// What TLS objected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TlsFault {
@@ -156,6 +171,8 @@ pub enum FetchCause {
     Short,
     /// The answer contradicts itself or the request: wrong range, unasked encoding.
     Protocol,
+    /// The bytes have a wrong hash, and other sources may have right ones.
+    WrongBytes,
     /// The fetch worker died.
     WorkerDied,
 }
@@ -171,6 +188,7 @@ impl FetchCause {
             | Self::Reset
             | Self::Stalled
             | Self::Short
+            | Self::WrongBytes
             | Self::WorkerDied => true,
             // Request timeout, too early, too many requests; and a server in trouble.
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
@@ -297,6 +315,13 @@ pub enum StoreNews {
     },
     /// A fetch worker is wanted: none is there, or it is stuck and shall be ended first.
     NeedFetcher,
+    /// What a source did; one for each that was asked, before `Done`.
+    Source {
+        /// The source.
+        source: SourceIndex,
+        /// What it did.
+        tally: SourceTally,
+    },
     /// The image is complete, verified and sealed.
     Done {
         /// What it is.
@@ -320,9 +345,11 @@ pub struct Range {
 /// The store to the fetch worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchOrder {
-    /// Request `url`; answered by `Head`, `Data`…, `End`, or by `Failed`. One job runs at a time; the next order
-    /// is taken up when it has ended.
+    /// Request `url`; answered by `Head`, `Data`…, `End`, or by `Failed`. One job runs at a time in a lane; the
+    /// lane's next order is taken up when it has ended.
     Get {
+        /// The lane of the ring that the body goes to.
+        lane: u8,
         /// Number of the job, rising.
         job: u32,
         /// The URL.
@@ -338,11 +365,15 @@ pub enum FetchOrder {
     },
     /// Give a job up; answered by its `Failed` or `End` if that is not on its way already.
     Cancel {
+        /// Its lane.
+        lane: u8,
         /// Its number.
         job: u32,
     },
-    /// So many bytes of the ring are free again.
+    /// So many bytes of a lane are free again.
     Consumed {
+        /// The lane.
+        lane: u8,
         /// Bytes.
         bytes: u32,
     },
@@ -368,13 +399,17 @@ pub struct Head {
 pub enum FetchNews {
     /// The answer began.
     Head {
+        /// The lane.
+        lane: u8,
         /// The job.
         job: u32,
         /// The head.
         head: Head,
     },
-    /// So many further bytes of the body stand in the ring, behind those before.
+    /// So many further bytes of the body stand in the lane, behind those before.
     Data {
+        /// The lane.
+        lane: u8,
         /// The job.
         job: u32,
         /// Bytes.
@@ -382,11 +417,15 @@ pub enum FetchNews {
     },
     /// The body is complete.
     End {
+        /// The lane.
+        lane: u8,
         /// The job.
         job: u32,
     },
     /// The job failed; the bytes announced before still count.
     Failed {
+        /// The lane.
+        lane: u8,
         /// The job.
         job: u32,
         /// Why.

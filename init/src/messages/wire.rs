@@ -38,7 +38,8 @@ mod tests {
     use super::*;
     use crate::label::Label;
     use crate::messages::{
-        Carrier, FetchCause, ImageFacts, Lease, NetCause, NetNews, Route, StoreCause, StoreNews, Tally, Trust,
+        Carrier, FetchCause, ImageFacts, Lease, NetCause, NetNews, Route, SourceTally, StoreCause, StoreNews, Tally,
+        Trust,
     };
     use crate::messages::{Compressor, FilesystemKind};
     use std::fmt::Debug;
@@ -151,6 +152,10 @@ mod tests {
             StoreNews::Progress(tally),
             StoreNews::Trouble { source: 1, cause: cause.clone(), pause_ms: 500 },
             StoreNews::NeedFetcher,
+            StoreNews::Source {
+                source: 2,
+                tally: SourceTally { trouble: Some(FetchCause::WrongBytes), ..SourceTally::default() },
+            },
             StoreNews::Done { facts, tally },
             StoreNews::Failed(StoreCause::Fetch { source: 0, cause }),
             StoreNews::Failed(StoreCause::Kernel { required: label("6.1.0-1-amd64") }),

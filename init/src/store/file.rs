@@ -71,14 +71,22 @@ impl ImageFile {
         self.hashed = 0;
     }
 
-    /// Writes a chunk; with `hash`, one that comes in order goes into the running hash while it is in the cache.
-    pub fn write(&mut self, offset: u64, bytes: &[u8], hash: bool) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)?;
-        if hash && offset == self.hashed {
+    /// Another handle of the same file.
+    pub fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Writes a chunk.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Takes a chunk that was written, and that comes in order, into the running hash while it is in the cache.
+    pub fn follow(&mut self, offset: u64, bytes: &[u8]) {
+        if offset == self.hashed {
             self.whole.update(bytes);
             self.hashed += bytes.len() as u64;
         }
-        Ok(())
     }
 
     /// The hash of the whole; reads back what did not come in order.
@@ -112,7 +120,8 @@ mod tests {
         let mut chunks: Vec<_> = bytes.chunks(65_536).enumerate().collect();
         chunks.swap(3, 9);
         for (number, chunk) in chunks {
-            image.write(number as u64 * 65_536, chunk, true).unwrap();
+            image.write(number as u64 * 65_536, chunk).unwrap();
+            image.follow(number as u64 * 65_536, chunk);
         }
         assert_eq!(image.hash().unwrap(), Sha256::of(&bytes));
         assert_eq!(image.file.metadata().unwrap().len(), 1_003_520);
@@ -126,7 +135,7 @@ mod tests {
         let mut first = ImageFile::new(memfd.try_clone().unwrap());
         first.allocate(10_000).unwrap();
         assert!(!first.is_inherited());
-        first.write(4096, &[7; 100], false).unwrap();
+        first.write(4096, &[7; 100]).unwrap();
         // A page is mapped whole: whoever wrote beyond the end must not have the last word there.
         first.file.write_all_at(&[9; 100], 10_050).unwrap();
         let mut second = ImageFile::new(memfd.try_clone().unwrap());
@@ -150,7 +159,7 @@ mod tests {
         let memfd = memory::create("image").unwrap();
         let mut first = ImageFile::new(memfd.try_clone().unwrap());
         first.allocate(5000).unwrap();
-        first.write(0, &[7; 5000], false).unwrap();
+        first.write(0, &[7; 5000]).unwrap();
         first.seal().unwrap();
         let mut second = ImageFile::new(memfd);
         second.allocate(5000).unwrap();

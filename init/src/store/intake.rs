@@ -1,11 +1,11 @@
-//! The reading side of the staging ring, and the one private copy of each chunk: the other process could change the
-//! ring between the hashing and the writing, so neither is done there.
+//! The reading side of a lane of the staging ring, and the one private copy of each chunk: the other process could
+//! change the ring between the hashing and the writing, so neither is done there.
 
 use super::transfer::Transfer;
 use crate::sys::memory::SharedBytes;
 use std::collections::VecDeque;
 
-/// The fetch worker announced more than the ring holds.
+/// The fetch worker announced more than the lane holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun;
 
@@ -119,6 +119,13 @@ impl Assembler {
         self.buffer.get(..self.filled).unwrap_or_default()
     }
 
+    /// The same, to be kept; `next` is what the following chunk is put together in.
+    pub fn take_chunk(&mut self, next: Vec<u8>) -> Vec<u8> {
+        let mut chunk = std::mem::replace(&mut self.buffer, next);
+        chunk.truncate(std::mem::take(&mut self.filled));
+        chunk
+    }
+
     /// Takes bytes of the front of `ring`, up to the end of a chunk. Passes over chunks that are there already, the
     /// rest of a chunk whose beginning did not come, and everything beyond the end of the file.
     pub fn step(&mut self, ring: &mut Consumer, transfer: &Transfer) -> Step {
@@ -160,15 +167,14 @@ impl Assembler {
 mod tests {
     use super::super::transfer::Hashes;
     use super::*;
-    use crate::digest::Sha256;
     use crate::sys::memory;
 
     fn ring(length: usize) -> (SharedBytes, Consumer) {
         let memfd = memory::create("ring").unwrap();
         let file = std::fs::File::from(memfd);
         file.set_len(length as u64).unwrap();
-        let writer = SharedBytes::map(&file, length).unwrap();
-        (writer, Consumer::new(SharedBytes::map(&file, length).unwrap()))
+        let writer = SharedBytes::map(&file, 0, length).unwrap();
+        (writer, Consumer::new(SharedBytes::map(&file, 0, length).unwrap()))
     }
 
     #[test]
@@ -212,7 +218,7 @@ mod tests {
         let bytes: Vec<u8> = (0..3 * 4096 + 5).map(|n| (n / 4096) as u8 + 1).collect();
         assert!(writer.write(0, &bytes));
         let mut transfer = Transfer::new(bytes.len() as u64, 4096, Hashes::List([[9; 32]; 4].concat()));
-        assert_eq!(transfer.judge(1, Sha256([9; 32]), 0), super::super::transfer::Verdict::Kept);
+        transfer.keep(1);
         let mut assembler = Assembler::default();
         let mut whole = Vec::new();
         let mut run = |ring: &mut Consumer, at: u64| {

@@ -3,19 +3,22 @@
 
 pub mod engine;
 mod file;
+mod hashers;
 mod intake;
 pub mod locate;
+mod retry;
 mod sources;
 pub mod superblock;
 mod transfer;
 
-use crate::contract::RING_BYTES;
+use crate::contract::{LANE_BYTES, LANES};
 use crate::digest::Sha256;
 use crate::messages::{FetchNews, FetchOrder, StoreNews, StoreOrder};
 use crate::sys::channel::{Channel, Received, SendError, wait};
 use crate::sys::memory::SharedBytes;
 use engine::{Action, Engine, Event, Intake};
 use file::ImageFile;
+use hashers::{Hashers, Judged, Work};
 use intake::{Assembler, Consumer, Step};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -35,24 +38,12 @@ const OFFER: Duration = Duration::from_millis(20);
 const OUTBOX: usize = 256;
 
 /// Runs the worker until PID 1 says `Finish` (then 0), or closes the channel or the kernel refuses (then 1).
-/// `image` is a memfd that may be sealed, empty or as a store that died left it, `ring` one of `RING_BYTES` whose size is sealed.
-pub fn main(channel: Channel<StoreNews, StoreOrder>, image: OwnedFd, ring: OwnedFd) -> i32 {
-    let Ok(shared) = SharedBytes::map(&ring, RING_BYTES) else { return 1 };
-    let mut worker = Worker {
-        channel,
-        image: ImageFile::new(image),
-        ring: Consumer::new(shared),
-        engine: None,
-        fetcher: None,
-        ending: None,
-        assembler: Assembler::default(),
-        document: Vec::new(),
-        outbox: VecDeque::new(),
-        start: Instant::now(),
-    };
-    match worker.run() {
-        Stop::Finished => 0,
-        Stop::Broken => 1,
+/// `image` is a memfd that may be sealed, empty or as a store that died left it, `ring` one of `RING_BYTES` whose size
+/// is sealed; `processors` are those that this machine has.
+pub fn main(channel: Channel<StoreNews, StoreOrder>, image: OwnedFd, ring: OwnedFd, processors: usize) -> i32 {
+    match Worker::new(channel, image, &ring, processors).map(|mut worker| worker.run()) {
+        Ok(Stop::Finished) => 0,
+        Ok(Stop::Broken) | Err(_) => 1,
     }
 }
 
@@ -64,21 +55,53 @@ enum Stop {
 
 type Fetcher = Channel<FetchOrder, FetchNews>;
 
+/// What comes by one lane of the ring.
+struct Lane {
+    ring: Consumer,
+    assembler: Assembler,
+    document: Vec<u8>,
+    /// The end of its job, until the bytes before it are taken in.
+    ending: Option<FetchNews>,
+    /// Chunks of it that are being judged.
+    under_way: usize,
+}
+
 struct Worker {
     channel: Channel<StoreNews, StoreOrder>,
     image: ImageFile,
-    ring: Consumer,
+    lanes: Vec<Lane>,
+    hashers: Hashers,
     engine: Option<Engine>,
     fetcher: Option<Fetcher>,
-    /// The end of the running job, until its bytes are taken in.
-    ending: Option<FetchNews>,
-    assembler: Assembler,
-    document: Vec<u8>,
     outbox: VecDeque<StoreNews>,
     start: Instant,
 }
 
 impl Worker {
+    fn new(
+        channel: Channel<StoreNews, StoreOrder>,
+        image: OwnedFd,
+        ring: &OwnedFd,
+        processors: usize,
+    ) -> io::Result<Self> {
+        let image = ImageFile::new(image);
+        let lane = |number: usize| {
+            let ring = Consumer::new(SharedBytes::map(ring, number * LANE_BYTES, LANE_BYTES)?);
+            let (assembler, document) = (Assembler::default(), Vec::new());
+            Ok(Lane { ring, assembler, document, ending: None, under_way: 0 })
+        };
+        Ok(Self {
+            channel,
+            lanes: (0..LANES).map(lane).collect::<io::Result<_>>()?,
+            hashers: Hashers::start(image.handle()?, processors)?,
+            image,
+            engine: None,
+            fetcher: None,
+            outbox: VecDeque::new(),
+            start: Instant::now(),
+        })
+    }
+
     fn run(&mut self) -> Stop {
         loop {
             if let Err(stop) = self.turn() {
@@ -95,6 +118,7 @@ impl Worker {
         self.wait()?;
         self.orders()?;
         self.fetch_news();
+        self.collect_results();
         let now = self.now();
         if self.engine.as_ref().and_then(Engine::deadline).is_some_and(|deadline| deadline <= now) {
             self.handle(Event::Timer);
@@ -111,10 +135,10 @@ impl Worker {
         if !self.outbox.is_empty() {
             timeout = timeout.min(OFFER);
         }
-        let channel = self.channel.as_fd();
+        let (channel, bell) = (self.channel.as_fd(), self.hashers.bell());
         let answer = match &self.fetcher {
-            Some(fetcher) => wait(&[channel, fetcher.as_fd()], timeout),
-            None => wait(&[channel], timeout),
+            Some(fetcher) => wait(&[channel, bell, fetcher.as_fd()], timeout),
+            None => wait(&[channel, bell], timeout),
         };
         answer.map(drop).map_err(|_| Stop::Broken)
     }
@@ -134,14 +158,13 @@ impl Worker {
                     }
                 }
                 Received::Message(StoreOrder::Fetcher, descriptor) => {
-                    self.ring.restart();
-                    self.ending = None;
+                    self.restart_lanes();
                     self.fetcher = descriptor.map(Channel::from_fd);
                     self.handle(if self.fetcher.is_some() { Event::Fetcher } else { Event::FetcherLost });
                 }
                 Received::Message(StoreOrder::Admitted, _) => {
                     self.handle(Event::Admitted);
-                    self.take_in();
+                    self.take_in_all();
                 }
                 Received::Message(StoreOrder::Again, _) => self.handle(Event::Again),
             }
@@ -177,101 +200,187 @@ impl Worker {
 
     fn lose_fetcher(&mut self) {
         // What it brought before counts; only what it would still have said is lost.
-        self.take_in();
+        self.take_in_all();
         self.let_fetcher_go();
     }
 
     fn let_fetcher_go(&mut self) {
         if self.fetcher.take().is_some() {
-            self.ring.restart();
-            self.ending = None;
+            self.restart_lanes();
             self.handle(Event::FetcherLost);
+        }
+    }
+
+    /// A new fetch worker begins each lane at its first byte; what is being judged stays.
+    fn restart_lanes(&mut self) {
+        for lane in &mut self.lanes {
+            lane.ring.restart();
+            lane.ending = None;
         }
     }
 
     /// False where the worker broke the rules.
     fn fetched(&mut self, news: FetchNews) -> bool {
+        let (FetchNews::Head { lane, job, .. }
+        | FetchNews::Data { lane, job, .. }
+        | FetchNews::End { lane, job }
+        | FetchNews::Failed { lane, job, .. }) = news;
         let now = self.now();
         if let Some(engine) = &mut self.engine {
-            engine.heard(now);
+            engine.heard(job, now);
         }
+        let number = usize::from(lane);
+        let Some(lane) = self.lanes.get_mut(number) else { return false };
         match news {
-            FetchNews::Head { job, head } => self.handle(Event::Head { job, head }),
-            FetchNews::Data { job, bytes } => {
-                if self.ring.announce(job, bytes as usize).is_err() {
+            FetchNews::Head { job, head, .. } => self.handle(Event::Head { job, head }),
+            FetchNews::Data { job, bytes, .. } => {
+                if lane.ring.announce(job, bytes as usize).is_err() {
                     return false;
                 }
             }
-            FetchNews::End { .. } | FetchNews::Failed { .. } => self.ending = Some(news),
+            FetchNews::End { .. } | FetchNews::Failed { .. } => {
+                // One job after another: the end of this one cannot be still to come when the next one's is there.
+                if lane.ending.replace(news).is_some() {
+                    return false;
+                }
+            }
         }
-        self.take_in();
+        self.take_in(number);
         true
     }
 
-    /// Takes bytes out of the ring for as long as they are of use or in the way.
-    fn take_in(&mut self) {
-        while let Some((job, bytes)) = self.ring.front() {
-            let Some(engine) = &mut self.engine else { return };
-            let intake = if engine.job() == Some(job) { engine.intake() } else { Intake::Skip };
-            match intake {
+    fn take_in_all(&mut self) {
+        (0..LANES).for_each(|lane| self.take_in(lane));
+    }
+
+    /// Takes bytes out of a lane for as long as they are of use or in the way, and somebody has time to judge them.
+    fn take_in(&mut self, number: usize) {
+        loop {
+            let (Some(lane), Some(engine)) = (self.lanes.get_mut(number), &self.engine) else { return };
+            let Some((job, bytes)) = lane.ring.front() else { break };
+            match engine.intake(job) {
                 Intake::Hold => return,
-                Intake::Skip => self.ring.skip(bytes),
-                Intake::Document { limit } => self.collect(bytes, limit),
-                Intake::Chunks { image } => self.cut(image),
+                Intake::Skip => lane.ring.skip(bytes),
+                Intake::Document { limit } => lane.collect(bytes, limit),
+                Intake::Chunks { image } => {
+                    let length = engine.transfer().map_or(0, Transfer::chunk_size);
+                    if !self.hashers.has_room(usize::try_from(length).unwrap_or(usize::MAX)) {
+                        return;
+                    }
+                    self.cut(number, job, image);
+                }
             }
-            self.give_credit();
+            self.give_credit(number);
         }
-        match self.ending.take() {
-            Some(FetchNews::End { job }) => {
-                let document = std::mem::take(&mut self.document);
+        self.finish(number);
+    }
+
+    /// Passes on the end of a lane's job once all of it was judged.
+    fn finish(&mut self, number: usize) {
+        let Some(lane) = self.lanes.get_mut(number) else { return };
+        if lane.under_way > 0 || lane.ring.front().is_some() {
+            return;
+        }
+        match lane.ending.take() {
+            Some(FetchNews::End { job, .. }) => {
+                let document = std::mem::take(&mut lane.document);
                 self.handle(Event::End { job, document });
             }
-            Some(FetchNews::Failed { job, cause }) => self.handle(Event::Failed { job, cause }),
+            Some(FetchNews::Failed { job, cause, .. }) => self.handle(Event::Failed { job, cause }),
             _ => {}
         }
     }
 
-    fn collect(&mut self, bytes: usize, limit: usize) {
-        let from = self.document.len();
-        let to = (from + bytes).min(limit);
-        self.document.resize(to, 0);
-        if let Some(place) = self.document.get_mut(from..to)
-            && !self.ring.take(place)
-        {
-            self.document.truncate(from);
-        }
-        self.ring.skip(bytes - (to - from));
-    }
-
-    fn cut(&mut self, image: bool) {
-        let Some(engine) = &mut self.engine else { return };
-        let Some(transfer) = engine.transfer() else { return };
-        let before = self.ring.front().map_or(0, |(_, left)| left);
-        let job = engine.job();
-        let step = self.assembler.step(&mut self.ring, transfer);
-        if image {
-            let after = self.ring.front().filter(|(next, _)| Some(*next) == job).map_or(0, |(_, left)| left);
-            engine.count((before - after) as u64);
-        }
-        if let Step::Whole(number) = step {
-            self.judge(number);
-        }
-    }
-
-    fn judge(&mut self, number: u64) {
+    /// Moves bytes of a lane on, up to the end of a chunk.
+    fn cut(&mut self, number: usize, job: u32, image: bool) {
         let now = self.now();
-        let Some(engine) = &mut self.engine else { return };
+        let (Some(lane), Some(engine)) = (self.lanes.get_mut(number), &mut self.engine) else { return };
         let Some(transfer) = engine.transfer() else { return };
-        let offset = transfer.offset(number);
-        let bytes = self.assembler.chunk();
-        let hash = transfer.has_hashes().then(|| Sha256::of(bytes));
-        if engine.chunk(number, bytes, hash)
-            && let Err(error) = self.image.write(offset, bytes, engine.hashes_whole())
-        {
-            return self.no_memory(&error);
+        let before = lane.ring.front().map_or(0, |(_, left)| left);
+        let step = lane.assembler.step(&mut lane.ring, transfer);
+        let after = lane.ring.front().filter(|(next, _)| *next == job).map_or(0, |(_, left)| left);
+        engine.count(job, (before - after) as u64, now);
+        let Step::Whole(chunk) = step else { return };
+        let Some(transfer) = engine.transfer() else { return };
+        let offset = transfer.offset(chunk);
+        match transfer.hash(chunk) {
+            Some(expected) if image => {
+                engine.take(job, chunk);
+                let bytes = lane.assembler.take_chunk(self.hashers.buffer());
+                lane.under_way += 1;
+                self.hashers.submit(Work { lane: number, job, chunk, offset, expected, bytes });
+                self.act();
+            }
+            Some(_) => {
+                engine.take(job, chunk);
+                engine.list_chunk(job, chunk, lane.assembler.chunk(), now);
+                self.written(now);
+            }
+            None => self.append(number, job, chunk, offset),
         }
-        engine.written(now);
+    }
+
+    /// The next chunk of an image without chunk hashes.
+    fn append(&mut self, number: usize, job: u32, chunk: u64, offset: u64) {
+        let now = self.now();
+        let (Some(lane), Some(engine)) = (self.lanes.get(number), &mut self.engine) else { return };
+        let bytes = lane.assembler.chunk();
+        if engine.next_chunk(job, chunk, bytes) {
+            let whole = engine.hashes_whole();
+            match self.image.write(offset, bytes) {
+                Ok(()) if whole => self.image.follow(offset, bytes),
+                Ok(()) => {}
+                Err(error) => return self.no_memory(&error),
+            }
+        }
+        self.written(now);
+    }
+
+    fn written(&mut self, now: Millis) {
+        if let Some(engine) = &mut self.engine {
+            engine.written(now);
+        }
         self.act();
+    }
+
+    /// Takes up what the hashers found, and gives them more to do, until there is nothing of either.
+    fn collect_results(&mut self) {
+        loop {
+            let mut touched = [false; LANES];
+            while let Some(judged) = self.hashers.next() {
+                if let Some(touched) = touched.get_mut(judged.work.lane) {
+                    *touched = true;
+                }
+                self.settle(judged);
+            }
+            if !touched.contains(&true) {
+                return;
+            }
+            for (lane, _) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
+                self.finish(lane);
+            }
+            self.take_in_all();
+        }
+    }
+
+    fn settle(&mut self, Judged { work, right, written }: Judged) {
+        let Work { lane, job, chunk, offset, expected, bytes } = work;
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.under_way = lane.under_way.saturating_sub(1);
+        }
+        let now = self.now();
+        match (written, &mut self.engine) {
+            (Err(error), _) => self.no_memory(&error),
+            (Ok(()), Some(engine)) => {
+                engine.judged(job, chunk, &bytes, expected, right, now);
+                if right && engine.hashes_whole() {
+                    self.image.follow(offset, &bytes);
+                }
+                self.written(now);
+            }
+            (Ok(()), None) => {}
+        }
+        self.hashers.give_back(bytes);
     }
 
     /// Holds what a store that died left against the hashes; what cannot be read is fetched like what is missing.
@@ -290,9 +399,17 @@ impl Worker {
         self.image.disinherit();
     }
 
-    fn give_credit(&mut self) {
-        if let Some(bytes) = self.ring.due_credit() {
-            self.order(&FetchOrder::Consumed { bytes });
+    fn give_credit(&mut self, number: usize) {
+        if let Some(bytes) = self.lanes.get_mut(number).and_then(|lane| lane.ring.due_credit()) {
+            self.order(&FetchOrder::Consumed { lane: number as u8, bytes });
+        }
+    }
+
+    /// What is being judged belongs to bytes that are no more.
+    fn abandon(&mut self) {
+        self.hashers.abandon();
+        for lane in &mut self.lanes {
+            lane.under_way = 0;
         }
     }
 
@@ -319,17 +436,23 @@ impl Worker {
                     }
                     self.outbox.push_back(news);
                 }
-                Action::Get(request) => {
-                    self.document = Vec::new();
-                    let stall_seconds = self.engine.as_ref().map_or(1, Engine::stall_seconds);
-                    let engine::Request { job, url, range, if_range, limit } = request;
-                    self.order(&FetchOrder::Get { job, url, range, if_range, limit, stall_seconds });
+                Action::Get(engine::Request { job, lane, asked, stall_seconds }) => {
+                    let engine::Asked { url, range, if_range, limit } = asked;
+                    self.order(&FetchOrder::Get { lane, job, url, range, if_range, limit, stall_seconds });
                 }
-                Action::Cancel { job } => self.order(&FetchOrder::Cancel { job }),
-                Action::Receive { at } => self.assembler.seek(at),
-                Action::StartOver => self.image.start_over(),
+                Action::Cancel { lane, job } => self.order(&FetchOrder::Cancel { lane, job }),
+                Action::Receive { lane, at } => {
+                    if let Some(lane) = self.lanes.get_mut(usize::from(lane)) {
+                        lane.assembler.seek(at);
+                    }
+                }
+                Action::StartOver => {
+                    self.abandon();
+                    self.image.start_over();
+                }
                 Action::DropFetcher => self.fetcher = None,
                 Action::Allocate { size } => {
+                    self.abandon();
                     if let Err(error) = self.image.allocate(size) {
                         self.no_memory(&error);
                     }
@@ -355,5 +478,20 @@ impl Worker {
         if self.fetcher.as_ref().is_some_and(|fetcher| fetcher.send(order).is_err()) {
             self.let_fetcher_go();
         }
+    }
+}
+
+impl Lane {
+    /// Keeps bytes of a document up to `limit` of them in all.
+    fn collect(&mut self, bytes: usize, limit: usize) {
+        let from = self.document.len();
+        let to = (from + bytes).min(limit);
+        self.document.resize(to, 0);
+        if let Some(place) = self.document.get_mut(from..to)
+            && !self.ring.take(place)
+        {
+            self.document.truncate(from);
+        }
+        self.ring.skip(bytes - (to - from));
     }
 }

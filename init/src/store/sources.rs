@@ -1,15 +1,9 @@
-//! The sources of an image: which is asked next, which waits, which is given up.
+//! The sources of an image: which is asked next, which waits, which is given up, and how fast each is.
 
 use super::Millis;
 use super::locate::Location;
-use crate::messages::{FetchCause, SourceIndex, StoreCause};
-
-/// Ceiling of the first pause after a failure; it doubles with each further one up to [`PAUSE_MAX`].
-const PAUSE_MIN: Millis = 500;
-/// The longest pause that is not the server's own wish.
-const PAUSE_MAX: Millis = 30_000;
-/// The longest pause that a server may ask for by Retry-After.
-const RETRY_AFTER_MAX: Millis = 300_000;
+use super::retry;
+use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause};
 
 /// Whether the answer says that there is no such file: stores that hide their listing say 403 for 404.
 pub fn is_absence(cause: &FetchCause) -> bool {
@@ -38,6 +32,35 @@ pub struct Source {
     ready: Millis,
     /// Whether it said in this round that it does not have what is looked for.
     pub absent: bool,
+    /// Whether it answers a request for a part with the whole file.
+    pub whole_only: bool,
+    /// Whether it sent bytes with a wrong hash: it is not trusted with much at once any more.
+    pub struck: bool,
+    /// Bytes a second of one of its connections, as last seen.
+    pub rate: Option<u64>,
+    /// What it did so far.
+    pub tally: SourceTally,
+}
+
+impl Source {
+    fn new(url: &str) -> Self {
+        Self {
+            location: Location::new(url),
+            out: None,
+            failures: 0,
+            ready: 0,
+            absent: false,
+            whole_only: false,
+            struck: false,
+            rate: None,
+            tally: SourceTally::default(),
+        }
+    }
+
+    /// From when on it may be asked, and whether its last request failed.
+    pub fn readiness(&self) -> (Millis, bool) {
+        (self.ready, self.failures > 0)
+    }
 }
 
 /// All sources, in order of preference.
@@ -50,9 +73,12 @@ pub struct Sources {
 impl Sources {
     /// Sources for `urls`, at most 256; `seed` scatters the pauses.
     pub fn new(urls: &[String], seed: u64) -> Self {
-        let source =
-            |url: &String| Source { location: Location::new(url), out: None, failures: 0, ready: 0, absent: false };
-        Self { all: urls.iter().take(256).map(source).collect(), random: seed | 1 }
+        Self { all: urls.iter().take(256).map(|url| Source::new(url)).collect(), random: seed | 1 }
+    }
+
+    /// Every source, given up or not.
+    pub fn all(&self) -> impl Iterator<Item = (SourceIndex, &Source)> {
+        self.all.iter().enumerate().map(|(index, source)| (index as SourceIndex, source))
     }
 
     /// The source of that number.
@@ -60,7 +86,8 @@ impl Sources {
         self.all.get(usize::from(index))
     }
 
-    fn get_mut(&mut self, index: SourceIndex) -> Option<&mut Source> {
+    /// The same to be changed.
+    pub fn get_mut(&mut self, index: SourceIndex) -> Option<&mut Source> {
         self.all.get_mut(usize::from(index))
     }
 
@@ -77,17 +104,20 @@ impl Sources {
             .map(|(_, ready, index)| (index, ready))
     }
 
-    /// Notes a failure that may pass, and sets the pause: full jitter under a doubling ceiling, or the server's wish.
-    pub fn failed(&mut self, index: SourceIndex, cause: &FetchCause, now: Millis) {
+    /// Notes a failure and, where it may pass, sets the pause; says until when. Requests that fail together with one
+    /// that set a pause already are part of the same trouble.
+    pub fn failed(&mut self, index: SourceIndex, cause: &FetchCause, now: Millis) -> Millis {
         let random = self.draw();
-        let Some(source) = self.get_mut(index) else { return };
-        let ceiling = PAUSE_MIN.saturating_mul(1 << source.failures.min(16)).min(PAUSE_MAX);
-        let wish = match cause {
-            FetchCause::Status { retry_after: Some(seconds), .. } => Millis::from(*seconds).saturating_mul(1000),
-            _ => 0,
-        };
-        source.failures = source.failures.saturating_add(1);
-        source.ready = now + (random % (ceiling + 1)).max(wish.min(RETRY_AFTER_MAX));
+        let Some(source) = self.get_mut(index) else { return now };
+        source.tally.failures = source.tally.failures.saturating_add(1);
+        source.tally.trouble = Some(cause.clone());
+        let Some(pauses) = retry::pauses(cause).filter(|_| source.ready <= now) else { return source.ready.max(now) };
+        let pause = random % (pauses.ceiling(source.failures) + 1);
+        if pauses.first > 0 {
+            source.failures = source.failures.saturating_add(1);
+        }
+        source.ready = now + pause.max(pauses.wish);
+        source.ready
     }
 
     /// How often it failed since it last gave something.
@@ -187,22 +217,31 @@ mod tests {
         let mut sources = three();
         let mut longest = 0;
         for round in 0..200 {
-            sources.failed(0, &FetchCause::Refused, 0);
-            let ready = sources.get(0).map(|s| s.ready).unwrap();
-            assert!(ready <= PAUSE_MIN << round.min(6) && ready <= PAUSE_MAX, "{ready} in round {round}");
+            sources.get_mut(0).unwrap().ready = 0;
+            let ready = sources.failed(0, &FetchCause::Refused, 0);
+            assert!(ready <= 500 << round.min(5) && ready <= 15_000, "{ready} in round {round}");
             longest = longest.max(ready);
         }
-        assert!(longest > PAUSE_MAX / 2, "{longest}");
+        assert!(longest > 7500, "{longest}");
         sources.succeeded(0);
-        sources.failed(0, &FetchCause::Refused, 0);
-        assert!(sources.get(0).unwrap().ready <= PAUSE_MIN);
+        sources.get_mut(0).unwrap().ready = 0;
+        assert!(sources.failed(0, &FetchCause::Refused, 0) <= 500);
     }
 
     #[test]
-    fn a_server_cannot_ask_for_ever() {
+    fn requests_that_fail_together_are_one_trouble() {
         let mut sources = three();
-        sources.failed(0, &FetchCause::Status { status: 429, retry_after: Some(u32::MAX) }, 0);
-        assert_eq!(sources.get(0).unwrap().ready, RETRY_AFTER_MAX);
+        let until = sources.failed(0, &FetchCause::Status { status: 503, retry_after: Some(9) }, 10);
+        assert_eq!(sources.failed(0, &FetchCause::Reset, 10), until);
+        let tally = &sources.get(0).unwrap().tally;
+        assert_eq!((sources.failures(0), tally.failures), (1, 2));
+    }
+
+    #[test]
+    fn a_worker_that_died_is_not_held_against_the_source() {
+        let mut sources = three();
+        assert_eq!(sources.failed(0, &FetchCause::WorkerDied, 10), 10);
+        assert_eq!(sources.failures(0), 0);
     }
 
     #[test]

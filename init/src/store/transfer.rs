@@ -1,14 +1,16 @@
-//! A file that is fetched in chunks: which are there, which are asked for next, which were wrong and from whom.
+//! A file that is fetched in chunks: which are there, which are missing, which were wrong and from whom.
 //! Used for the chunk list (against the manifest) and for the image (against the chunk list).
 
 use crate::digest::Sha256;
 use crate::messages::{Range, SourceIndex};
 use std::collections::BTreeMap;
+use std::ops;
 
 /// How often a chunk may come wrong from one source before that source is not asked for it any more.
 const REJECTIONS: usize = 2;
-/// So many wrong chunks in a row end a request: what comes is another file.
-const ROW: u32 = 4;
+
+/// Chunk numbers, from the first one up to one past the last.
+pub type Span = ops::Range<u64>;
 
 /// The hashes of a file's chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,19 +31,8 @@ pub struct Transfer {
     have: Vec<u64>,
     first_missing: u64,
     verified: u64,
+    /// Who sent which chunk wrong, as often as it did.
     rejected: BTreeMap<u64, Vec<SourceIndex>>,
-    wrong_in_a_row: u32,
-}
-
-/// What became of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is right and was missing.
-    Kept,
-    /// It is wrong.
-    Wrong,
-    /// It is wrong, as were those before it: nothing of use comes from this request.
-    AllWrong,
 }
 
 impl Transfer {
@@ -55,7 +46,6 @@ impl Transfer {
             first_missing: 0,
             verified: 0,
             rejected: BTreeMap::new(),
-            wrong_in_a_row: 0,
         }
     }
 
@@ -91,6 +81,13 @@ impl Transfer {
         self.hashes != Hashes::None
     }
 
+    /// The hash that a chunk must have, where there are hashes.
+    pub fn hash(&self, chunk: u64) -> Option<Sha256> {
+        let Hashes::List(list) = &self.hashes else { return None };
+        let start = usize::try_from(chunk).ok()?.checked_mul(32)?;
+        Some(Sha256(list.get(start..start.checked_add(32)?)?.try_into().ok()?))
+    }
+
     /// Whether every chunk is there.
     pub fn is_complete(&self) -> bool {
         self.first_missing >= self.chunks()
@@ -111,20 +108,51 @@ impl Transfer {
         self.size.saturating_sub(self.offset(chunk)).min(self.chunk_size)
     }
 
+    /// The bytes of a span.
+    pub fn bytes(&self, span: &Span) -> Range {
+        Range { start: self.offset(span.start).min(self.size), end: self.offset(span.end).min(self.size) }
+    }
+
     /// Whether a chunk is there.
     pub fn has(&self, chunk: u64) -> bool {
         let word = usize::try_from(chunk / 64).ok().and_then(|index| self.have.get(index));
         word.is_some_and(|word| word >> (chunk % 64) & 1 == 1)
     }
 
-    /// The bytes to ask for next: from the first missing chunk up to the next one that is there.
-    pub fn missing(&self) -> Option<Range> {
-        if self.is_complete() {
-            return None;
+    /// The first span from `from` on that is neither there nor in one of `taken`, of at most `most` chunks.
+    pub fn gap(&self, from: u64, most: u64, taken: &[Span]) -> Option<Span> {
+        let mut start = from.max(self.first_missing);
+        loop {
+            let before = start;
+            start = self.next(start, false);
+            if let Some(span) = taken.iter().find(|span| span.contains(&start)) {
+                start = span.end;
+            }
+            if start >= self.chunks() {
+                return None;
+            }
+            if start == before {
+                break;
+            }
         }
-        let known = self.chunks().min(self.have.len() as u64 * 64);
-        let last = (self.first_missing..known).find(|chunk| self.has(*chunk)).unwrap_or(self.chunks());
-        Some(Range { start: self.offset(self.first_missing), end: self.offset(last).min(self.size) })
+        let ahead = taken.iter().map(|span| span.start).filter(|taken| *taken > start).min();
+        let end = self.next(start, true).min(ahead.unwrap_or(u64::MAX));
+        Some(start..end.min(start.saturating_add(most.max(1))))
+    }
+
+    /// The first chunk from `from` on that is there (or missing), or the number of chunks.
+    fn next(&self, from: u64, there: bool) -> u64 {
+        let mut chunk = from;
+        while chunk < self.chunks() {
+            let word = usize::try_from(chunk / 64).ok().and_then(|index| self.have.get(index)).copied();
+            let Some(word) = word else { return if there { self.chunks() } else { chunk } };
+            let candidates = if there { word } else { !word } >> (chunk % 64);
+            if candidates != 0 {
+                return (chunk + u64::from(candidates.trailing_zeros())).min(self.chunks());
+            }
+            chunk = (chunk / 64 + 1) * 64;
+        }
+        self.chunks()
     }
 
     /// How often `chunk` came wrong from `source`; none if that is too often to ask again.
@@ -132,6 +160,11 @@ impl Transfer {
         let sources = self.rejected.get(&chunk).map(Vec::as_slice).unwrap_or_default();
         let times = sources.iter().filter(|from| **from == source).count();
         (times < REJECTIONS).then_some(times as u32)
+    }
+
+    /// The missing chunks that came wrong from somebody.
+    pub fn doubtful(&self) -> impl Iterator<Item = u64> {
+        self.rejected.keys().copied().filter(|chunk| !self.has(*chunk))
     }
 
     /// The source that a chunk last came wrong from.
@@ -144,43 +177,21 @@ impl Transfer {
         self.rejected.clear();
     }
 
-    /// A request begins.
-    pub fn begin(&mut self) {
-        self.wrong_in_a_row = 0;
-    }
-
-    /// A chunk that no request brought: it counts as there if its hash is right. Says whether it is.
-    pub fn recall(&mut self, chunk: u64, found: Sha256) -> bool {
-        let right = self.has_hashes() && self.is_right(chunk, found);
-        if right {
-            self.keep(chunk);
-        }
-        right
-    }
-
-    fn is_right(&self, chunk: u64, found: Sha256) -> bool {
-        let at = usize::try_from(chunk).unwrap_or(usize::MAX);
-        match &self.hashes {
-            Hashes::None => chunk == self.first_missing,
-            Hashes::List(list) => list.chunks_exact(32).nth(at).is_some_and(|hash| *hash == found.0),
+    /// Notes that a chunk came wrong.
+    pub fn reject(&mut self, chunk: u64, source: SourceIndex) {
+        // Twice is enough to know; a source that goes on sending it does not grow this.
+        if self.rank(chunk, source).is_some() {
+            self.rejected.entry(chunk).or_default().push(source);
         }
     }
 
-    /// Judges a missing chunk by its hash; right ones count as there.
-    pub fn judge(&mut self, chunk: u64, found: Sha256, source: SourceIndex) -> Verdict {
-        if self.is_right(chunk, found) {
-            self.keep(chunk);
-            self.wrong_in_a_row = 0;
-            return Verdict::Kept;
-        }
-        self.rejected.entry(chunk).or_default().push(source);
-        self.wrong_in_a_row += 1;
-        if self.wrong_in_a_row >= ROW { Verdict::AllWrong } else { Verdict::Wrong }
-    }
-
-    fn keep(&mut self, chunk: u64) {
+    /// Notes that a chunk is there. Without hashes only the next one counts.
+    pub fn keep(&mut self, chunk: u64) {
         let length = self.length(chunk);
         let Ok(index) = usize::try_from(chunk / 64) else { return };
+        if chunk >= self.chunks() || !self.has_hashes() && chunk != self.first_missing {
+            return;
+        }
         // Grown by what is there, never by what a server says there will be.
         if self.have.len() <= index {
             self.have.resize(index + 1, 0);
@@ -191,9 +202,7 @@ impl Transfer {
             *word |= bit;
             self.verified += length;
         }
-        while self.first_missing < self.chunks() && self.has(self.first_missing) {
-            self.first_missing += 1;
-        }
+        self.first_missing = self.next(self.first_missing, false);
     }
 }
 
@@ -201,60 +210,79 @@ impl Transfer {
 mod tests {
     use super::*;
 
-    /// Five chunks, the last of one byte; chunk `n` is right when its hash is all `n`.
+    /// Five chunks, the last of one byte; chunk `n` has the hash of all `n`.
     fn five() -> Transfer {
         let hashes = (0..5).flat_map(|n| [n; 32]).collect();
         Transfer::new(4 * 4096 + 1, 4096, Hashes::List(hashes))
     }
 
-    #[test]
-    fn asks_for_what_is_missing_up_to_what_is_there() {
-        let mut transfer = five();
-        assert_eq!(transfer.missing(), Some(Range { start: 0, end: 16_385 }));
-        assert_eq!(transfer.judge(0, Sha256([0; 32]), 0), Verdict::Kept);
-        assert_eq!(transfer.judge(3, Sha256([3; 32]), 0), Verdict::Kept);
-        assert_eq!(transfer.missing(), Some(Range { start: 4096, end: 12_288 }));
-        assert_eq!(transfer.judge(1, Sha256([1; 32]), 0), Verdict::Kept);
-        assert_eq!(transfer.judge(2, Sha256([2; 32]), 0), Verdict::Kept);
-        assert_eq!(transfer.missing(), Some(Range { start: 16_384, end: 16_385 }));
-        assert_eq!(transfer.judge(4, Sha256([4; 32]), 0), Verdict::Kept);
-        assert_eq!((transfer.missing(), transfer.verified(), transfer.is_complete()), (None, 16_385, true));
+    /// The first gap beside one that is taken.
+    fn gap(transfer: &Transfer, taken: Span) -> Option<Span> {
+        transfer.gap(0, u64::MAX, std::slice::from_ref(&taken))
     }
 
     #[test]
-    fn a_wrong_chunk_is_not_kept_and_its_source_loses_rank() {
+    fn a_gap_is_what_is_neither_there_nor_taken() {
         let mut transfer = five();
-        assert_eq!(transfer.judge(2, Sha256([9; 32]), 1), Verdict::Wrong);
+        assert_eq!(transfer.gap(0, 9, &[]), Some(0..5));
+        assert_eq!(transfer.gap(0, 2, &[]), Some(0..2));
+        transfer.keep(0);
+        transfer.keep(3);
+        assert_eq!(transfer.gap(0, 9, &[]), Some(1..3));
+        assert_eq!(gap(&transfer, 1..2), Some(2..3));
+        assert_eq!(gap(&transfer, 2..3), Some(1..2));
+        assert_eq!(transfer.gap(0, 9, &[2..3, 1..2]), Some(4..5));
+        assert_eq!(transfer.gap(0, 9, &[1..4, 4..5]), None);
+        assert_eq!(transfer.gap(3, 9, &[]), Some(4..5));
+        for chunk in [1, 2, 4] {
+            assert!(!transfer.is_complete());
+            transfer.keep(chunk);
+        }
+        assert_eq!((transfer.gap(0, 9, &[]), transfer.verified(), transfer.is_complete()), (None, 16_385, true));
+    }
+
+    #[test]
+    fn gaps_are_found_over_many_words() {
+        let mut transfer = Transfer::new(1000 * 4096, 4096, Hashes::List(vec![0; 32_000]));
+        (0..1000).filter(|chunk| !(130..700).contains(chunk)).for_each(|chunk| transfer.keep(chunk));
+        assert_eq!(transfer.first_missing(), 130);
+        assert_eq!(transfer.gap(0, 9999, &[]), Some(130..700));
+        (130..200).for_each(|chunk| transfer.keep(chunk));
+        assert_eq!(gap(&transfer, 200..300), Some(300..700));
+        assert_eq!(transfer.bytes(&(0..2000)), Range { start: 0, end: 1000 * 4096 });
+    }
+
+    #[test]
+    fn a_source_that_sent_a_chunk_wrong_loses_rank_for_it_alone() {
+        let mut transfer = five();
+        transfer.reject(2, 1);
         assert!(!transfer.has(2));
         assert_eq!((transfer.rank(2, 0), transfer.rank(2, 1), transfer.last_wrong(2)), (Some(0), Some(1), Some(1)));
-        assert_eq!(transfer.judge(2, Sha256([9; 32]), 1), Verdict::Wrong);
-        assert_eq!((transfer.rank(2, 0), transfer.rank(2, 1)), (Some(0), None));
-        assert_eq!(transfer.rank(1, 1), Some(0));
+        transfer.reject(2, 1);
+        transfer.reject(2, 1);
+        assert_eq!((transfer.rank(2, 0), transfer.rank(2, 1), transfer.rank(1, 1)), (Some(0), None, Some(0)));
+        assert_eq!(transfer.doubtful().collect::<Vec<_>>(), [2]);
+        transfer.keep(2);
+        assert_eq!(transfer.doubtful().count(), 0);
     }
 
     #[test]
-    fn wrong_chunks_in_a_row_end_a_request() {
+    fn a_chunk_beyond_the_end_has_no_hash_and_is_never_there() {
         let mut transfer = five();
-        let wrong = Sha256([9; 32]);
-        let verdicts: Vec<_> = (0..4).map(|chunk| transfer.judge(chunk, wrong, 0)).collect();
-        assert_eq!(verdicts, [Verdict::Wrong, Verdict::Wrong, Verdict::Wrong, Verdict::AllWrong]);
-        transfer.begin();
-        assert_eq!(transfer.judge(4, wrong, 0), Verdict::Wrong);
-    }
-
-    #[test]
-    fn a_chunk_beyond_the_end_is_never_right() {
-        let mut transfer = five();
-        assert_eq!(transfer.judge(5, Sha256([5; 32]), 0), Verdict::Wrong);
-        assert_eq!(transfer.judge(u64::MAX, Sha256([0; 32]), 0), Verdict::Wrong);
+        assert_eq!(transfer.hash(4), Some(Sha256([4; 32])));
+        assert_eq!((transfer.hash(5), transfer.hash(u64::MAX)), (None, None));
+        transfer.keep(5);
+        transfer.keep(u64::MAX);
         assert_eq!((transfer.length(5), transfer.length(u64::MAX), transfer.verified()), (0, 0, 0));
     }
 
     #[test]
     fn without_hashes_only_the_next_chunk_counts() {
         let mut transfer = Transfer::new(8193, 4096, Hashes::None);
-        assert_eq!(transfer.judge(1, Sha256([0; 32]), 0), Verdict::Wrong);
-        assert_eq!(transfer.judge(0, Sha256([0; 32]), 0), Verdict::Kept);
+        transfer.keep(1);
+        assert_eq!(transfer.verified(), 0);
+        transfer.keep(0);
+        assert_eq!((transfer.first_missing(), transfer.verified()), (1, 4096));
         transfer.start_over();
         assert_eq!((transfer.first_missing(), transfer.verified()), (0, 0));
     }

@@ -31,8 +31,8 @@ pub fn is_sealed(memfd: impl AsFd) -> io::Result<bool> {
     Ok(rustix::fs::fcntl_get_seals(memfd)?.contains(all))
 }
 
-/// A shared mapping of a whole memfd of fixed size: the bytes that two processes exchange. The other process may be
-/// hostile, so nothing that it may write is ever borrowed as plain memory; bytes are copied out.
+/// A shared mapping of a part of a memfd of fixed size: the bytes that two processes exchange. The other process may
+/// be hostile, so nothing that it may write is ever borrowed as plain memory; bytes are copied out.
 #[derive(Debug)]
 pub struct SharedBytes {
     start: *mut u8,
@@ -43,15 +43,17 @@ pub struct SharedBytes {
 unsafe impl Send for SharedBytes {}
 
 impl SharedBytes {
-    /// Maps `length` bytes of `memfd`, which must be that long (a shorter file would mean SIGBUS on access; so it is
-    /// checked here, and the maker seals its size).
-    pub fn map(memfd: impl AsFd, length: usize) -> io::Result<Self> {
-        if rustix::fs::fstat(&memfd)?.st_size != length as i64 {
+    /// Maps `length` bytes of `memfd` from `offset` on, a multiple of the page size. The file must be that long (a
+    /// shorter one would mean SIGBUS on access; so it is checked here, and the maker seals its size).
+    pub fn map(memfd: impl AsFd, offset: usize, length: usize) -> io::Result<Self> {
+        let end = offset.checked_add(length).and_then(|end| i64::try_from(end).ok());
+        if end.is_none_or(|end| rustix::fs::fstat(&memfd).map_or(true, |about| about.st_size < end)) {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let (protection, offset) = (ProtFlags::READ | ProtFlags::WRITE, offset as u64);
+        let place = std::ptr::null_mut();
         // SAFETY: a fresh mapping at an address of the kernel's choice, of a file that is long enough.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, memfd, 0) }?;
+        let start = unsafe { rustix::mm::mmap(place, length, protection, MapFlags::SHARED, memfd, offset) }?;
         Ok(Self { start: start.cast(), length })
     }
 
@@ -130,7 +132,7 @@ mod tests {
     fn copies_stay_inside_the_mapping() {
         let memfd = create("test").unwrap();
         rustix::fs::ftruncate(&memfd, 8192).unwrap();
-        let mut bytes = SharedBytes::map(&memfd, 8192).unwrap();
+        let mut bytes = SharedBytes::map(&memfd, 0, 8192).unwrap();
         assert!(bytes.write(8190, b"ab"));
         assert!(!bytes.write(8191, b"ab"));
         assert!(!bytes.write(usize::MAX, b"ab"));
@@ -146,6 +148,11 @@ mod tests {
         assert!(bytes.fill(8191, 2, fill).is_err());
         assert!(bytes.read(8190, &mut out));
         assert_eq!(&out, b"ac");
-        assert!(SharedBytes::map(&memfd, 4096).is_err());
+        let mut second = SharedBytes::map(&memfd, 4096, 4096).unwrap();
+        assert!(second.read(4094, &mut out) && !second.read(4095, &mut out));
+        assert_eq!(&out, b"ac");
+        assert!(second.fill(0, 1, fill).is_ok() && bytes.read(4096, &mut out[..1]) && out[0] == b'c');
+        assert!(SharedBytes::map(&memfd, 4096, 8192).is_err());
+        assert!(SharedBytes::map(&memfd, 1, 4096).is_err(), "not at the beginning of a page");
     }
 }

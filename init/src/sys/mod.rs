@@ -1,5 +1,6 @@
 //! The only place that names syscall crates; each call beside the kernel rule it follows.
 
+pub mod bell;
 pub mod channel;
 pub mod console;
 pub mod heap;

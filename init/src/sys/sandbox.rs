@@ -2,7 +2,9 @@
 
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -44,8 +46,10 @@ pub fn enter(keep: Privileges) -> io::Result<()> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)?;
     rustix::thread::set_no_new_privs(true)?;
-    let filter = filter(keep).map_err(io::Error::other)?;
-    seccompiler::apply_filter(&filter).map_err(io::Error::other)
+    for filter in filters(keep).map_err(io::Error::other)? {
+        seccompiler::apply_filter(&filter).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 /// Calls that no worker has any business with; they answer EPERM.
@@ -84,16 +88,9 @@ const NEVER: [i64; 32] = [
     libc::SYS_userfaultfd,
 ];
 
-/// What the store, which talks through the descriptors it has, does without as well.
-const NO_FILES_NO_SOCKETS: [i64; 7] = [
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_socket,
-    libc::SYS_connect,
-    libc::SYS_bind,
-    libc::SYS_clone3,
-    libc::SYS_clone,
-];
+/// What the store, which talks through the descriptors it has, does without as well. It has threads, but no children.
+const NO_FILES_NO_SOCKETS: [i64; 5] =
+    [libc::SYS_openat, libc::SYS_openat2, libc::SYS_socket, libc::SYS_connect, libc::SYS_bind];
 
 /// The older forms of these calls that x86-64 still has.
 #[cfg(target_arch = "x86_64")]
@@ -101,13 +98,32 @@ const OLDER: [i64; 4] = [libc::SYS_open, libc::SYS_creat, libc::SYS_fork, libc::
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: [i64; 0] = [];
 
-fn filter(keep: Privileges) -> Result<BpfProgram, seccompiler::BackendError> {
-    let (more, older): (&[i64], &[i64]) =
-        if keep == Privileges::Nothing { (&NO_FILES_NO_SOCKETS, &OLDER) } else { (&[], &[]) };
-    let rules: BTreeMap<_, _> = NEVER.iter().chain(more).chain(older).map(|call| (*call, Vec::new())).collect();
-    let eperm = SeccompAction::Errno(libc::EPERM as u32);
+/// The filters, each of which has the last word on what it names.
+fn filters(keep: Privileges) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
+    let mut denied: Rules = NEVER.iter().map(|call| (*call, Vec::new())).collect();
+    let mut filters = Vec::new();
+    if keep == Privileges::Nothing {
+        denied.extend(NO_FILES_NO_SOCKETS.iter().chain(&OLDER).map(|call| (*call, Vec::new())));
+        denied.insert(libc::SYS_clone, vec![no_thread()?]);
+        // A filter cannot look into the structure that clone3 takes; told that there is none, the C library uses clone.
+        filters.push(filter([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?);
+    }
+    filters.push(filter(denied, libc::EPERM)?);
+    Ok(filters)
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// clone(2) of a process: its flags, the first argument, have no CLONE_THREAD.
+fn no_thread() -> Result<SeccompRule, seccompiler::BackendError> {
+    let thread = libc::CLONE_THREAD as u64;
+    let none = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)?;
+    SeccompRule::new(vec![none])
+}
+
+fn filter(rules: Rules, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
-    SeccompFilter::new(rules, SeccompAction::Allow, eperm, arch)?.try_into()
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)?.try_into()
 }
 
 #[cfg(test)]
@@ -117,7 +133,7 @@ mod tests {
     #[test]
     fn every_filter_compiles() {
         for keep in [Privileges::Network, Privileges::Client, Privileges::Nothing] {
-            assert!(!filter(keep).unwrap().is_empty());
+            assert!(filters(keep).unwrap().iter().all(|filter| !filter.is_empty()));
         }
     }
 }

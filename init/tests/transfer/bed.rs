@@ -5,7 +5,8 @@ use rootbeam_init::digest::Sha256;
 use rootbeam_init::label::Label;
 use rootbeam_init::manifest::{CHUNK_SIZE, FORMAT, LIST_BLOCK, Manifest};
 use rootbeam_init::messages::{
-    FetchCause, FetchNews, FetchOrder, ImageFacts, SourceIndex, StoreCause, StoreNews, StoreOrder, Tally, Wanted,
+    FetchCause, FetchNews, FetchOrder, ImageFacts, SourceIndex, SourceTally, StoreCause, StoreNews, StoreOrder, Tally,
+    Wanted,
 };
 use rootbeam_init::sys::channel::{Channel, Received, pair, wait};
 use rootbeam_init::sys::memory;
@@ -21,6 +22,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// No claim here takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As many as the smallest machine that hashes on threads of their own has.
+const PROCESSORS: usize = 2;
 
 pub const CHUNK: usize = CHUNK_SIZE as usize;
 
@@ -44,6 +48,7 @@ pub struct Bed {
     pub troubles: Vec<(SourceIndex, FetchCause)>,
     pub progress: Vec<Tally>,
     pub tally: Tally,
+    pub sources: BTreeMap<SourceIndex, SourceTally>,
 }
 
 impl Bed {
@@ -53,7 +58,8 @@ impl Bed {
         File::from(ring.try_clone().unwrap()).set_len(RING_BYTES as u64).unwrap();
         let (channel, theirs) = pair().unwrap();
         let (image_of_store, ring_of_store) = (image.try_clone().unwrap(), ring.try_clone().unwrap());
-        let store = thread::spawn(move || store::main(Channel::from_fd(theirs), image_of_store, ring_of_store));
+        let store =
+            thread::spawn(move || store::main(Channel::from_fd(theirs), image_of_store, ring_of_store, PROCESSORS));
         Self {
             channel,
             image: File::from(image),
@@ -66,6 +72,7 @@ impl Bed {
             troubles: Vec::new(),
             progress: Vec::new(),
             tally: Tally::default(),
+            sources: BTreeMap::new(),
         }
     }
 
@@ -107,6 +114,9 @@ impl Bed {
                         StoreNews::Size { bytes } => self.sizes.push(*bytes),
                         StoreNews::Trouble { source, cause, .. } => self.troubles.push((*source, cause.clone())),
                         StoreNews::Progress(tally) => self.progress.push(*tally),
+                        StoreNews::Source { source, tally } => {
+                            self.sources.insert(*source, tally.clone());
+                        }
                         StoreNews::Done { tally, .. } => self.tally = *tally,
                         StoreNews::Failed(_) => {}
                     }

@@ -128,11 +128,13 @@ fn a_stalled_connection_is_left_and_resumed() {
 }
 
 #[test]
-fn a_wrong_chunk_is_fetched_again_from_another_source_and_nothing_else_is() {
-    let image = image(9 * CHUNK);
+fn a_wrong_chunk_is_fetched_from_another_source() {
+    let image = image(90 * CHUNK);
     let bad = server_of(&image, |request, mut reply| {
-        let at = 5 * CHUNK - request.range.map_or(0, |(start, _)| start);
-        reply.body[at] ^= 1;
+        let (start, end) = request.range.unwrap_or((0, 90 * CHUNK));
+        if (start..end).contains(&(CHUNK + 5)) {
+            reply.body[CHUNK + 5 - start] ^= 1;
+        }
         reply
     });
     let good = Server::of(published(&image));
@@ -140,10 +142,14 @@ fn a_wrong_chunk_is_fetched_again_from_another_source_and_nothing_else_is() {
     let sources = [bad.url("/web.img"), good.url("/web.img")];
     assert_eq!(bed.run(wanted(&sources)), checksummed(&image));
     bed.assert_holds(&image);
-    assert_eq!(bad.requests("/web.img").len(), 1);
-    let again = good.requests("/web.img");
-    assert_eq!((again.len(), again[0].0.range), (1, Some((5 * CHUNK, 6 * CHUNK))));
-    assert_eq!(bed.tally.rejected_chunks, 1);
+    let asked: Vec<_> = good.requests("/web.img").iter().filter_map(|(request, _)| request.range).collect();
+    assert!(asked.iter().any(|(start, end)| (*start..*end).contains(&CHUNK)), "{asked:?}");
+    assert_eq!(
+        (bed.tally.rejected_chunks, bed.sources[&0].rejected_chunks, bed.sources[&1].rejected_chunks),
+        (1, 1, 0)
+    );
+    assert_eq!(bed.sources[&0].trouble, Some(FetchCause::WrongBytes));
+    assert!(bed.tally.fetched <= (image.len() + 4 * CHUNK) as u64, "{:?}", bed.tally);
 }
 
 #[test]
@@ -176,7 +182,9 @@ fn a_crash_of_the_fetch_worker_loses_no_verified_chunk() {
     bed.assert_holds(&image);
     assert_eq!(bed.troubles, [(0, FetchCause::WorkerDied)]);
     let requests = server.requests("/web.img");
-    assert_eq!((requests.len(), requests[1].0.range), (2, Some((30 * CHUNK, image.len()))));
+    // What was still to come may have been shared out already.
+    assert!(requests[1..].iter().all(|(request, _)| request.range.is_some_and(|(start, _)| start >= 30 * CHUNK)));
+    assert!(bed.tally.fetched < (image.len() + CHUNK) as u64, "{:?}", bed.tally);
 }
 
 #[test]

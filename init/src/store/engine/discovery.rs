@@ -4,7 +4,6 @@ use super::super::locate;
 use super::super::sources::{Stage, is_absence};
 use super::super::transfer::{Hashes, Transfer};
 use super::{Engine, Phase, Plan, Rung};
-use crate::digest::Sha256;
 use crate::manifest::{LIST_BLOCK, MAX_BYTES, Manifest, Refusal};
 use crate::messages::{FetchCause, SourceIndex, StoreCause, Trust};
 use minisign_verify::{PublicKey, Signature};
@@ -174,9 +173,6 @@ fn is_signed(manifest: &[u8], signature: &[u8], keys: &[String]) -> bool {
     };
     keys.iter().any(signed_by)
 }
-
-/// The hash of nothing stands for a chunk whose hash nobody asks for.
-pub(super) const NO_HASH: Sha256 = Sha256([0; 32]);
 
 #[cfg(test)]
 mod tests {

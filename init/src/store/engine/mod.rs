@@ -1,12 +1,15 @@
 //! The store's decisions: events in, actions out, no I/O, no clock, no chance of its own.
 //!
 //! A fetch goes through discovery (manifest, or a checksum, or neither), admission (PID 1 weighs the size), the
-//! chunk list, the image, and completion. One request runs at a time. Causes that may pass are tried again for ever,
-//! from the next source at once and from the same one after a growing pause; a source with a definite cause is given
-//! up; with the last one the fetch has failed, until `Again`.
+//! chunk list, the image, and completion. Documents, and an image without chunk hashes, come by one request at a time;
+//! files whose chunks have hashes by several from all sources at once (`schedule`). Causes that may pass are tried again
+//! for ever, from another source at once and from the same one after a growing pause; a source with a definite cause
+//! is given up; with the last one the fetch has failed, until `Again`.
 
 mod discovery;
+mod jobs;
 mod request;
+mod schedule;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -18,12 +21,16 @@ use super::transfer::{Hashes, Transfer};
 use crate::digest::Sha256;
 use crate::manifest::{CHUNK_SIZE, Manifest};
 use crate::messages::{FetchCause, Head, ImageFacts, Range, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
+use jobs::{Job, Jobs};
+use schedule::Climb;
 use std::collections::VecDeque;
 
 /// How much longer than its stall limit a fetch worker may be silent before it counts as stuck.
 const STUCK_MARGIN: Millis = 10_000;
 /// The shortest time between two progress messages.
 const PROGRESS: Millis = 100;
+/// So many bytes of a job tell its speed.
+const MEASURED: u64 = 128 << 10;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,13 +84,17 @@ pub enum Event {
 pub enum Action {
     /// Order a request.
     Get(Request),
-    /// Give the running request up.
+    /// Give a request up.
     Cancel {
+        /// Its lane.
+        lane: u8,
         /// Its job.
         job: u32,
     },
-    /// The body of the running request begins at this byte of the file.
+    /// The body that comes by a lane begins at this byte of the file.
     Receive {
+        /// The lane.
+        lane: u8,
         /// Offset in the file.
         at: u64,
     },
@@ -92,7 +103,7 @@ pub enum Action {
         /// True size in bytes.
         size: u64,
     },
-    /// Forget the running hash of the whole: bytes come from the first one again.
+    /// Forget the running hash of the whole, and what is being judged: bytes come from the first one again.
     StartOver,
     /// Look at what a store that died left ([`Engine::recover`] each chunk), and say `Recovered`.
     Recover,
@@ -114,6 +125,17 @@ pub enum Action {
 pub struct Request {
     /// Its job number.
     pub job: u32,
+    /// Its lane.
+    pub lane: u8,
+    /// What is asked.
+    pub asked: Asked,
+    /// Seconds of silence after which the connection counts as stalled.
+    pub stall_seconds: u32,
+}
+
+/// What a request asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
     /// The URL.
     pub url: String,
     /// The bytes wanted; none is the whole file.
@@ -162,6 +184,13 @@ struct Plan {
     trust: Trust,
 }
 
+impl Plan {
+    /// The image's name in its manifest.
+    fn name(&self) -> Option<&str> {
+        self.manifest.as_ref().map(|manifest| manifest.name.as_str())
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Phase {
     Discovery(Rung),
@@ -199,16 +228,6 @@ enum Link {
     Ready,
 }
 
-#[derive(Clone, Debug)]
-struct Job {
-    number: u32,
-    source: SourceIndex,
-    range: Option<Range>,
-    /// Content-Length, once the head was seen.
-    head: Option<Option<u64>>,
-    useful: bool,
-}
-
 /// The state of a fetch.
 #[derive(Debug)]
 pub struct Engine {
@@ -225,10 +244,10 @@ pub struct Engine {
     /// Where the bytes so far came from, and the validator they came with.
     prefix: Option<(SourceIndex, Option<String>)>,
     link: Link,
-    job: Option<Job>,
-    jobs: u32,
+    jobs: Jobs,
+    numbers: u32,
+    climb: Climb,
     failed: bool,
-    heard: Millis,
     wake: Option<Millis>,
     tally: Tally,
     told: (Millis, Tally),
@@ -248,10 +267,10 @@ impl Engine {
             facts: None,
             prefix: None,
             link: Link::None,
-            job: None,
-            jobs: 0,
+            jobs: Jobs::default(),
+            numbers: 0,
+            climb: Climb::default(),
             failed: false,
-            heard: 0,
             wake: None,
             tally: Tally::default(),
             told: (0, Tally::default()),
@@ -271,24 +290,14 @@ impl Engine {
 
     /// When a `Timer` event is due at the latest.
     pub fn deadline(&self) -> Option<Millis> {
-        let stuck = self.watched().then(|| self.stuck_at());
+        let stuck = self.jobs.all().filter(|job| self.is_watched(job)).map(|job| self.stuck_at(job)).min();
         let untold = (self.tally != self.told.1 && self.tally.total > 0).then(|| self.told.0.saturating_add(PROGRESS));
         [self.wake, stuck, untold].into_iter().flatten().min()
     }
 
-    /// Seconds of silence after which a connection counts as stalled.
-    pub fn stall_seconds(&self) -> u32 {
-        self.wanted.stall_seconds
-    }
-
-    /// The running job.
-    pub fn job(&self) -> Option<u32> {
-        self.job.as_ref().map(|job| job.number)
-    }
-
-    /// What to do with the bytes of the running job.
-    pub fn intake(&self) -> Intake {
-        if self.job.as_ref().is_none_or(|job| job.head.is_none()) {
+    /// What to do with the bytes of a job.
+    pub fn intake(&self, job: u32) -> Intake {
+        if self.jobs.get(job).is_none_or(|job| job.head.is_none()) {
             return Intake::Skip;
         }
         match &self.phase {
@@ -319,14 +328,30 @@ impl Engine {
         }
     }
 
-    /// The fetch worker said something.
-    pub fn heard(&mut self, now: Millis) {
-        self.heard = now;
+    /// The fetch worker said something of a job.
+    pub fn heard(&mut self, job: u32, now: Millis) {
+        if let Some(job) = self.jobs.any_mut(job) {
+            job.heard = now;
+        }
     }
 
-    /// Bytes for the image came in.
-    pub fn count(&mut self, bytes: u64) {
-        self.tally.fetched = self.tally.fetched.saturating_add(bytes);
+    /// Bytes of a job came in.
+    pub fn count(&mut self, job: u32, bytes: u64, now: Millis) {
+        let image = matches!(self.phase, Phase::Image { .. });
+        let Some(job) = self.jobs.get_mut(job) else { return };
+        job.bytes = job.bytes.saturating_add(bytes);
+        let (source, rate, measured) = (job.source, job.rate(now), job.bytes >= MEASURED);
+        if let Some(source) = self.sources.get_mut(source) {
+            if measured {
+                source.rate = Some(rate);
+            }
+            if image {
+                source.tally.fetched = source.tally.fetched.saturating_add(bytes);
+            }
+        }
+        if image {
+            self.tally.fetched = self.tally.fetched.saturating_add(bytes);
+        }
     }
 
     /// Progress worth telling now.
@@ -343,19 +368,18 @@ impl Engine {
     pub fn handle(&mut self, event: Event, now: Millis) {
         match event {
             Event::Fetcher => {
-                self.lose_job(now);
+                self.lose_jobs(now);
                 self.link = Link::Ready;
             }
             Event::FetcherLost => {
                 self.link = Link::None;
-                self.lose_job(now);
+                self.lose_jobs(now);
             }
             Event::Admitted => self.admitted(now),
             Event::Again => self.again(),
-            Event::Head { job, head } if self.job() == Some(job) => self.head(head),
-            Event::End { job, document } if self.job() == Some(job) => self.end(document, now),
-            Event::Failed { job, cause } if self.job() == Some(job) => self.request_failed(cause, now),
-            Event::Head { .. } | Event::End { .. } | Event::Failed { .. } => {}
+            Event::Head { job, head } => self.head(job, head),
+            Event::End { job, document } => self.end(job, document, now),
+            Event::Failed { job, cause } => self.broke_off(job, cause, now),
             Event::Recovered => self.recovered(now),
             Event::Hashed(found) => self.hashed(found),
             Event::Sealed => self.sealed(),
@@ -380,7 +404,9 @@ impl Engine {
 
     fn admitted(&mut self, now: Millis) {
         // A worker whose bytes had to wait was silent with good reason.
-        self.heard = now;
+        for job in self.jobs.live_mut() {
+            (job.heard, job.stretch) = (now, (now, job.bytes));
+        }
         if let Some((size, granted)) = &mut self.admission
             && !*granted
         {
@@ -412,7 +438,7 @@ impl Engine {
 
     /// What was to be written is not there, so no chunk counts as there any more.
     fn no_memory(&mut self, errno: i32) {
-        self.cancel();
+        self.cancel_all();
         self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Image { plan, mut image } | Phase::Completing { plan, mut image } => {
                 image.start_over();
@@ -426,41 +452,72 @@ impl Engine {
         self.fail(StoreCause::Memory { errno });
     }
 
-    /// The running job is lost with its worker.
-    fn lose_job(&mut self, now: Millis) {
-        if self.job.is_some() {
-            self.request_failed(FetchCause::WorkerDied, now);
+    /// The jobs are lost with their worker.
+    fn lose_jobs(&mut self, now: Millis) {
+        let lost = self.jobs.clear();
+        for job in &lost {
+            self.sources.failed(job.source, &FetchCause::WorkerDied, now);
+            self.tally.failures = self.tally.failures.saturating_add(1);
+        }
+        if let Some(Job { source, .. }) = lost.first() {
+            let (source, cause) = (*source, FetchCause::WorkerDied);
+            self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms: 0 }));
         }
     }
 
-    fn cancel(&mut self) {
-        if let Some(job) = self.job.take() {
-            self.actions.push_back(Action::Cancel { job: job.number });
+    fn cancel(&mut self, job: u32) {
+        if let Some(lane) = self.jobs.get(job).map(|job| job.lane) {
+            self.jobs.give_up(job);
+            self.actions.push_back(Action::Cancel { lane, job });
         }
     }
 
-    /// Whether the fetch worker owes something.
-    fn watched(&self) -> bool {
-        self.job.is_some() && self.intake() != Intake::Hold
+    fn cancel_all(&mut self) {
+        for job in self.jobs.live().map(|job| job.number).collect::<Vec<_>>() {
+            self.cancel(job);
+        }
     }
 
-    fn stuck_at(&self) -> Millis {
-        let limit = Millis::from(self.wanted.stall_seconds).saturating_mul(1000);
-        self.heard.saturating_add(limit).saturating_add(STUCK_MARGIN)
+    /// Whether the fetch worker owes something of it.
+    fn is_watched(&self, job: &Job) -> bool {
+        self.intake(job.number) != Intake::Hold
     }
 
+    /// How long a connection may be silent.
+    fn stall(&self) -> Millis {
+        Millis::from(self.wanted.stall_seconds.max(1)).saturating_mul(1000)
+    }
+
+    fn stuck_at(&self, job: &Job) -> Millis {
+        job.heard.saturating_add(self.stall()).saturating_add(STUCK_MARGIN)
+    }
+
+    /// A worker that says nothing is let go; a connection that all but says nothing is given up.
     fn look_after_fetcher(&mut self, now: Millis) {
-        if self.watched() && now >= self.stuck_at() {
+        if self.jobs.all().any(|job| self.is_watched(job) && now >= self.stuck_at(job)) {
             self.actions.push_back(Action::DropFetcher);
             self.link = Link::None;
-            self.request_failed(FetchCause::Stalled, now);
+            for job in self.jobs.clear() {
+                self.request_failed(&job, FetchCause::Stalled, now);
+            }
+            return;
+        }
+        let stall = self.stall();
+        let due = |job: &&Job| now.saturating_sub(job.stretch.0) >= stall && self.is_watched(job);
+        for job in self.jobs.live().filter(due).cloned().collect::<Vec<_>>() {
+            if job.bytes - job.stretch.1 < stall {
+                self.cancel(job.number);
+                self.request_failed(&job, FetchCause::Stalled, now);
+            } else if let Some(job) = self.jobs.get_mut(job.number) {
+                job.stretch = (now, job.bytes);
+            }
         }
     }
 
     /// The source of a verified plan turned out wrong: what it vouched for is dropped, the others are asked anew.
     /// Chunks that passed stay for a plan with the same hashes.
     fn blame(&mut self, source: SourceIndex, cause: StoreCause) {
-        self.cancel();
+        self.cancel_all();
         self.sources.give_up(source, Stage::Image, cause);
         let phase = std::mem::replace(&mut self.phase, Phase::Discovery(Rung::Manifest));
         if let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, image } = phase {
@@ -495,6 +552,9 @@ impl Engine {
             version: plan.manifest.as_ref().map(|manifest| manifest.version),
         };
         self.phase = Phase::Done;
+        for (source, told) in self.sources.all().filter(|(_, source)| source.tally.requests > 0) {
+            self.actions.push_back(Action::News(StoreNews::Source { source, tally: told.tally.clone() }));
+        }
         self.actions.push_back(Action::News(StoreNews::Done { facts, tally: self.tally }));
     }
 

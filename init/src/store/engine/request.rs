@@ -2,8 +2,9 @@
 
 use super::super::Millis;
 use super::super::sources::Stage;
-use super::super::transfer::Transfer;
-use super::{Action, Engine, Intake, Job, Link, Phase, Request, Rung};
+use super::super::transfer::{Span, Transfer};
+use super::jobs::Job;
+use super::{Action, Asked, Engine, Intake, Link, Phase, Request, Rung};
 use crate::manifest::MAX_BYTES;
 use crate::messages::{FetchCause, Head, Range, SourceIndex, StoreCause, StoreNews};
 
@@ -12,6 +13,8 @@ pub(super) const DOCUMENT: u64 = MAX_BYTES + 1;
 /// A source that might have a manifest or signature is not waited for after so many failures in a row, if there are
 /// others to go by.
 const PATIENCE: u32 = 2;
+/// How many seconds of silence a document is worth where another source may have it.
+const DOCUMENT_STALL: u32 = 3;
 
 /// What to do while no request runs.
 enum Next {
@@ -28,10 +31,19 @@ impl Engine {
         self.wake = None;
         // Each turn gives a source or a rung up, so the number of turns is bounded by theirs.
         for _ in 0..4096 {
-            if self.failed
-                || self.job.is_some()
-                || matches!(self.phase, Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done)
+            if self.failed || matches!(self.phase, Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done) {
+                return;
+            }
+            if let Phase::List { list: transfer, .. } | Phase::Image { image: transfer, .. } = &self.phase
+                && transfer.has_hashes()
             {
+                if !self.is_admitted() || !self.despairs() {
+                    return self.fill(now);
+                }
+                self.exhausted();
+                continue;
+            }
+            if self.jobs.live().next().is_some() {
                 return;
             }
             match self.next(now) {
@@ -39,19 +51,28 @@ impl Engine {
                 Next::Exhausted => self.exhausted(),
                 Next::Wait(until) => {
                     self.wake = Some(until);
-                    return self.need_fetcher();
+                    self.is_linked();
+                    return;
                 }
-                Next::Ask(source) if self.link == Link::Ready => return self.ask(source, now),
-                Next::Ask(_) => return self.need_fetcher(),
+                Next::Ask(source) => {
+                    if let Some(lane) = self.jobs.free_lane()
+                        && self.is_linked()
+                    {
+                        self.ask(lane, source, now);
+                    }
+                    return;
+                }
             }
         }
     }
 
-    fn need_fetcher(&mut self) {
+    /// Whether a fetch worker is there; if not, one is asked for.
+    pub(super) fn is_linked(&mut self) -> bool {
         if self.link == Link::None {
             self.link = Link::Asked;
             self.actions.push_back(Action::News(StoreNews::NeedFetcher));
         }
+        self.link == Link::Ready
     }
 
     fn next(&self, now: Millis) -> Next {
@@ -70,13 +91,8 @@ impl Engine {
                 self.sources.next(now, |index| (index == *source && !lost).then_some(0))
             }
             Phase::Opening(_) => self.sources.next(now, |_| Some(0)),
-            Phase::List { list: transfer, .. } | Phase::Image { image: transfer, .. } => {
-                if !self.is_admitted() {
-                    return Next::Rest;
-                }
-                let chunk = transfer.first_missing();
-                self.sources.next(now, |index| transfer.rank(chunk, index))
-            }
+            Phase::Image { .. } if self.is_admitted() => self.sources.next(now, |_| Some(0)),
+            Phase::List { .. } | Phase::Image { .. } => return Next::Rest,
             Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => return Next::Rest,
         };
         match chosen {
@@ -88,15 +104,17 @@ impl Engine {
 
     /// No source is left for what this phase wants.
     fn exhausted(&mut self) {
+        let hopeless = self.hopeless();
+        let doubtful = |transfer: &Transfer| hopeless.unwrap_or(transfer.first_missing());
         match &self.phase {
             Phase::Discovery(rung) => self.next_rung(*rung),
             Phase::Signature { .. } => self.phase = Phase::Discovery(Rung::Manifest),
-            Phase::List { plan, list, .. } => match (plan.origin, list.last_wrong(list.first_missing())) {
+            Phase::List { plan, list, .. } => match (plan.origin, list.last_wrong(doubtful(list))) {
                 (Some(origin), Some(source)) => self.blame(origin, StoreCause::ChunkList { source }),
                 _ => self.give_in(),
             },
             Phase::Image { plan, image } => {
-                let chunk = image.first_missing();
+                let chunk = doubtful(image);
                 let (chunks, offset) = (image.chunks(), image.offset(chunk));
                 match (plan.origin, image.last_wrong(chunk)) {
                     (Some(origin), Some(source)) => {
@@ -114,73 +132,83 @@ impl Engine {
         self.fail(cause);
     }
 
-    fn ask(&mut self, index: SourceIndex, now: Millis) {
+    /// Asks for a document, or for what is missing of an image without chunk hashes.
+    fn ask(&mut self, lane: u8, index: SourceIndex, now: Millis) {
         let Some(source) = self.sources.get(index) else { return };
         let location = &source.location;
-        let whole = |url: String, limit: u64| (url, None, None, limit);
-        let (url, range, if_range, limit) = match &mut self.phase {
+        let whole = |url: String, limit: u64| Asked { url, range: None, if_range: None, limit };
+        let asked = match &self.phase {
             Phase::Discovery(Rung::Manifest) => whole(location.manifest(), DOCUMENT),
             Phase::Discovery(Rung::Sidecar) => whole(location.sha256(), DOCUMENT),
             Phase::Discovery(Rung::Sums) => whole(location.sums(), DOCUMENT),
             Phase::Signature { .. } => whole(location.signature(), DOCUMENT),
             Phase::Opening(_) => whole(location.image(None), u64::MAX),
-            Phase::List { plan, list, .. } => {
-                let name = plan.manifest.as_ref().map(|manifest| manifest.name.as_str());
-                list.begin();
-                (location.chunks(name), part(list), None, list.size())
-            }
             Phase::Image { plan, image } => {
-                let name = plan.manifest.as_ref().map(|manifest| manifest.name.as_str());
-                let url = location.image(name);
-                image.begin();
-                if image.has_hashes() {
-                    (url, part(image), None, image.size())
-                } else {
-                    let validator = self.prefix.as_ref().filter(|(from, _)| *from == index);
-                    let validator = validator.and_then(|(_, validator)| validator.clone());
-                    // Bytes of two versions of a file may only meet where a hash of the whole would tell.
-                    let resume = validator.is_some() || plan.whole.is_some();
-                    (url, part(image).filter(|_| resume), validator.filter(|_| image.verified() > 0), u64::MAX)
+                let validator = self.prefix.as_ref().filter(|(from, _)| *from == index);
+                let validator = validator.and_then(|(_, validator)| validator.clone());
+                // Bytes of two versions of a file may only meet where a hash of the whole would tell.
+                let resume = (validator.is_some() || plan.whole.is_some()) && image.verified() > 0;
+                let rest = Range { start: image.offset(image.first_missing()), end: image.size() };
+                let range = Some(rest).filter(|_| resume);
+                Asked {
+                    url: location.image(plan.name()),
+                    range,
+                    if_range: validator.filter(|_| resume),
+                    limit: u64::MAX,
                 }
             }
-            Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => return,
+            Phase::List { .. } | Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => return,
         };
-        self.jobs = self.jobs.wrapping_add(1);
-        self.tally.requests = self.tally.requests.saturating_add(1);
-        self.heard = now;
-        let job = self.jobs;
-        self.job = Some(Job { number: job, source: index, range, head: None, useful: false });
-        self.actions.push_back(Action::Get(Request { job, url, range, if_range, limit }));
+        self.order(lane, index, asked, 0..0, now);
     }
 
-    pub(super) fn head(&mut self, head: Head) {
-        let Some(job) = &mut self.job else { return };
+    /// Orders a request, for a span of chunks or, where that is empty, for whatever comes.
+    pub(super) fn order(&mut self, lane: u8, source: SourceIndex, asked: Asked, claim: Span, now: Millis) {
+        self.numbers = self.numbers.wrapping_add(1);
+        let job = self.numbers;
+        self.tally.requests = self.tally.requests.saturating_add(1);
+        if let Some(source) = self.sources.get_mut(source) {
+            source.tally.requests = source.tally.requests.saturating_add(1);
+        }
+        let document = matches!(self.phase, Phase::Discovery(_) | Phase::Signature { .. });
+        let others = self.sources.live().any(|(other, about)| other != source && about.readiness().0 <= now);
+        let most = if document && others { DOCUMENT_STALL } else { u32::MAX };
+        let stall_seconds = self.wanted.stall_seconds.min(most);
+        self.jobs.add(Job::new(job, lane, source, asked.range, claim, now));
+        self.actions.push_back(Action::Get(Request { job, lane, asked, stall_seconds }));
+    }
+
+    pub(super) fn head(&mut self, number: u32, head: Head) {
+        let Some(job) = self.jobs.get_mut(number) else { return };
         job.head = Some(head.length);
-        let (source, asked) = (job.source, job.range);
+        let (source, asked, lane) = (job.source, job.range, job.lane);
         let at = head.range.map_or(0, |range| range.start);
         // The fetch worker checked this; but it may be in a stranger's hands.
         if head.range.is_some_and(|range| asked.is_none_or(|asked| asked.start != range.start)) {
-            return self.refuse(source, Stage::Image, StoreCause::Fetch { source, cause: FetchCause::Protocol });
+            return self.refuse(number, Stage::Image, StoreCause::Fetch { source, cause: FetchCause::Protocol });
+        }
+        if asked.is_some() && head.range.is_none() {
+            self.sends_whole(number, source);
         }
         match &mut self.phase {
             Phase::Discovery(_) | Phase::Signature { .. } => {}
             Phase::List { list, .. } => {
                 if head.size.is_some_and(|found| found != list.size()) {
-                    return self.refuse(source, Stage::List, StoreCause::ChunkList { source });
+                    return self.refuse(number, Stage::List, StoreCause::ChunkList { source });
                 }
             }
-            Phase::Opening(_) => return self.opened(source, head),
+            Phase::Opening(_) => return self.opened(number, head),
             Phase::Image { image, .. } if image.has_hashes() => {
                 let said = image.size();
                 if let Some(found) = head.size.filter(|found| *found != said) {
                     let other = StoreCause::ManifestOfAnotherImage { source, said, found };
                     let cause = if found == 0 { StoreCause::Empty { source } } else { other };
-                    return self.refuse(source, Stage::Image, cause);
+                    return self.refuse(number, Stage::Image, cause);
                 }
             }
             Phase::Image { image, .. } => {
                 if head.size != Some(image.size()) {
-                    return self.changed(source, head);
+                    return self.changed(number, head);
                 }
                 if at == 0 && image.verified() > 0 {
                     image.start_over();
@@ -191,64 +219,109 @@ impl Engine {
             }
             Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => return,
         }
-        if let Intake::Chunks { .. } | Intake::Hold = self.intake() {
-            self.actions.push_back(Action::Receive { at });
+        if let Intake::Chunks { .. } | Intake::Hold = self.intake(number) {
+            self.actions.push_back(Action::Receive { lane, at });
         }
     }
 
+    /// The server does not know ranges, or does not keep to what it says of them: one stream of it is of use, from the
+    /// first byte on, and whoever knows ranges fetches what lies far ahead of it.
+    fn sends_whole(&mut self, number: u32, source: SourceIndex) {
+        if let Some(source) = self.sources.get_mut(source) {
+            source.whole_only = true;
+        }
+        for other in self.jobs.live().filter(|job| job.source == source).map(|job| job.number).collect::<Vec<_>>() {
+            if other != number {
+                self.cancel(other);
+            }
+        }
+        let first = self.transfer().map_or(0, Transfer::first_missing);
+        if let Some(job) = self.jobs.get_mut(number) {
+            (job.whole, job.claim) = (true, first..first);
+        }
+        self.widen(number);
+    }
+
+    /// What a job that brings the whole file can be left alone with: what it brings in the next seconds.
+    pub(super) fn widen(&mut self, number: u32) {
+        let Some(transfer) = self.transfer() else { return };
+        let (size, chunks) = (transfer.chunk_size().max(1), transfer.chunks());
+        let alone = self.sources.live().count() == 1;
+        let Some(job) = self.jobs.get_mut(number).filter(|job| job.whole) else { return };
+        let ahead = (job.bytes / size / 2).max(8);
+        job.claim.end = if alone { chunks } else { job.claim.start.saturating_add(ahead).min(chunks) };
+    }
+
     /// The size became known by the head of the first answer.
-    fn opened(&mut self, source: SourceIndex, head: Head) {
+    fn opened(&mut self, number: u32, head: Head) {
         let Phase::Opening(plan) = &self.phase else { return };
+        let Some((source, lane)) = self.jobs.get(number).map(|job| (job.source, job.lane)) else { return };
         let plan = plan.clone();
         match head.size {
-            None => self.refuse(source, Stage::Image, StoreCause::Fetch { source, cause: FetchCause::Protocol }),
-            Some(0) => self.refuse(source, Stage::Image, StoreCause::Empty { source }),
+            None => self.refuse(number, Stage::Image, StoreCause::Fetch { source, cause: FetchCause::Protocol }),
+            Some(0) => self.refuse(number, Stage::Image, StoreCause::Empty { source }),
             Some(size) => {
                 self.admit(size);
                 self.begin_image(plan, super::Hashes::None, size);
                 self.prefix = Some((source, head.validator));
                 self.actions.push_back(Action::StartOver);
-                self.actions.push_back(Action::Receive { at: 0 });
+                self.actions.push_back(Action::Receive { lane, at: 0 });
             }
         }
     }
 
     /// Without chunk hashes: the file has another size than the bytes so far belong to.
-    fn changed(&mut self, source: SourceIndex, head: Head) {
+    fn changed(&mut self, number: u32, head: Head) {
         let Phase::Image { plan, .. } = &self.phase else { return };
         self.phase = Phase::Opening(plan.clone());
         self.prefix = None;
         if head.range.is_none() {
-            return self.opened(source, head);
+            return self.opened(number, head);
         }
-        self.cancel();
+        self.cancel(number);
     }
 
     /// The answer shows that this source is of no use.
-    fn refuse(&mut self, source: SourceIndex, stage: Stage, cause: StoreCause) {
-        self.cancel();
+    fn refuse(&mut self, number: u32, stage: Stage, cause: StoreCause) {
+        let Some(source) = self.jobs.get(number).map(|job| job.source) else { return };
+        self.cancel(number);
         self.tally.failures = self.tally.failures.saturating_add(1);
         self.sources.give_up(source, stage, cause);
     }
 
-    pub(super) fn request_failed(&mut self, cause: FetchCause, now: Millis) {
-        let Some(job) = self.job.take() else { return };
+    /// A job failed, by the worker's word.
+    pub(super) fn broke_off(&mut self, number: u32, cause: FetchCause, now: Millis) {
+        let wanted = self.jobs.get(number).is_some();
+        if let Some(job) = self.jobs.remove(number).filter(|_| wanted) {
+            self.request_failed(&job, cause, now);
+        }
+    }
+
+    /// What follows from a job that failed; it is none of the running ones any more.
+    pub(super) fn request_failed(&mut self, job: &Job, cause: FetchCause, now: Millis) {
         let source = job.source;
         let stage = match &self.phase {
             Phase::Discovery(_) | Phase::Signature { .. } => Stage::Discovery,
             Phase::List { .. } => Stage::List,
             _ => Stage::Image,
         };
+        if stage == Stage::Discovery && !cause.is_passing() {
+            return self.no_document(source, cause);
+        }
+        self.tally.failures = self.tally.failures.saturating_add(1);
+        let paused = self.sources.get(source).is_some_and(|source| source.readiness().0 > now);
+        let until = self.sources.failed(source, &cause, now);
         if cause.is_passing() {
-            self.tally.failures = self.tally.failures.saturating_add(1);
-            self.sources.failed(source, &cause, now);
-            let until = self.sources.next(now, |_| Some(0)).map_or(now, |(_, ready)| ready);
-            let pause_ms = u32::try_from(until - now).unwrap_or(u32::MAX);
-            self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms }));
-        } else if stage == Stage::Discovery {
-            self.no_document(source, cause);
+            // One of several connections that broke together tells for all.
+            if !paused {
+                let until = self.sources.next(now, |_| Some(0)).map_or(until, |(_, ready)| ready);
+                let pause_ms = u32::try_from(until - now).unwrap_or(u32::MAX);
+                self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms }));
+            }
         } else {
-            self.tally.failures = self.tally.failures.saturating_add(1);
+            for other in self.jobs.live().filter(|job| job.source == source).map(|job| job.number).collect::<Vec<_>>() {
+                self.cancel(other);
+            }
             self.sources.give_up(source, stage, StoreCause::Fetch { source, cause: cause.clone() });
             if self.sources.live().next().is_some() {
                 self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms: 0 }));
@@ -256,21 +329,17 @@ impl Engine {
         }
     }
 
-    pub(super) fn end(&mut self, document: Vec<u8>, now: Millis) {
-        match self.intake() {
+    pub(super) fn end(&mut self, number: u32, document: Vec<u8>, now: Millis) {
+        let (wanted, intake) = (self.jobs.get(number).is_some(), self.intake(number));
+        let Some(job) = self.jobs.remove(number).filter(|_| wanted) else { return };
+        match intake {
             Intake::Document { .. } => {
-                let Some(job) = self.job.take() else { return };
                 self.sources.succeeded(job.source);
                 self.document(job.source, document, job.head.flatten());
             }
             // An end before the head, or without one chunk, brought nothing.
-            _ if self.job.as_ref().is_some_and(|job| !job.useful) => self.request_failed(FetchCause::Short, now),
-            _ => self.job = None,
+            _ if !job.useful => self.request_failed(&job, FetchCause::Short, now),
+            _ => {}
         }
     }
-}
-
-/// The range to ask for; none where the whole file is missing, which servers without ranges understand too.
-fn part(transfer: &Transfer) -> Option<Range> {
-    transfer.missing().filter(|range| (range.start, range.end) != (0, transfer.size()))
 }

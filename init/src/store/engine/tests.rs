@@ -66,7 +66,7 @@ impl Run {
     }
 
     fn job(&self) -> u32 {
-        self.engine.job().expect("a request runs")
+        self.engine.jobs.live().last().expect("a request runs").number
     }
 
     fn document(&mut self, bytes: Vec<u8>) -> Vec<Action> {
@@ -88,16 +88,32 @@ impl Run {
         run.document(manifest());
         run.on(Event::Admitted);
         run.head(list().len() as u64);
-        assert!(!run.engine.chunk(0, &list(), Some(Sha256::of(&list()))));
-        run.engine.written(run.now);
+        let list = run.job();
+        run.list_chunk();
         assert_eq!(urls(&run.actions()), ["http://a/web.img"]);
+        assert_eq!(run.on(Event::End { job: list, document: vec![] }), []);
         run
+    }
+
+    fn list_chunk(&mut self) {
+        let job = self.job();
+        self.engine.take(job, 0);
+        self.engine.count(job, list().len() as u64, self.now);
+        self.engine.list_chunk(job, 0, &list(), self.now);
+        self.engine.written(self.now);
+    }
+
+    /// A chunk of the image by the newest job.
+    fn chunk(&mut self, chunk: u64, bytes: &[u8], right: bool) {
+        let job = self.job();
+        self.engine.take(job, chunk);
+        self.engine.judged(job, chunk, bytes, Sha256([chunk as u8; 32]), right, self.now);
     }
 }
 
 fn urls(actions: &[Action]) -> Vec<String> {
     let url = |action: &Action| match action {
-        Action::Get(request) => Some(request.url.clone()),
+        Action::Get(request) => Some(request.asked.url.clone()),
         _ => None,
     };
     actions.iter().filter_map(url).collect()
@@ -119,7 +135,8 @@ fn asks_for_a_worker_once_and_then_for_the_manifest() {
     assert_eq!(run.on(Event::Timer), [Action::News(StoreNews::NeedFetcher)]);
     assert_eq!(run.on(Event::Timer), []);
     let (url, limit) = ("http://a/web.img.manifest".to_owned(), crate::manifest::MAX_BYTES + 1);
-    let request = Request { job: 1, url, range: None, if_range: None, limit };
+    let asked = Asked { url, range: None, if_range: None, limit };
+    let request = Request { job: 1, lane: 0, asked, stall_seconds: 20 };
     assert_eq!(run.on(Event::Fetcher), [Action::Get(request)]);
 }
 
@@ -188,11 +205,11 @@ fn passing_causes_pause_and_definite_ones_fail() {
         let news = news(&run.failed(passing.clone()));
         let [StoreNews::Trouble { source: 0, cause, pause_ms }] = news.as_slice() else { panic!("{news:?}") };
         assert_eq!(*cause, passing);
-        assert!(*pause_ms <= 500);
+        assert!(*pause_ms <= 1000);
         run.now += Millis::from(*pause_ms);
         let actions = run.on(Event::Timer);
-        let again = run.engine.job().is_some();
-        assert!(again, "{passing:?}: {actions:?}");
+        let again = run.engine.jobs.live().count();
+        assert_eq!(again, 1, "{passing:?}: {actions:?}");
     }
     for definite in [
         FetchCause::NameUnknown,
@@ -212,28 +229,50 @@ fn passing_causes_pause_and_definite_ones_fail() {
 }
 
 #[test]
-fn the_next_source_is_asked_at_once_and_the_first_one_again_later() {
-    let mut run = Run::at_image(&["http://a/web.img", "http://b/web.img"]);
+fn every_source_is_asked_at_once_and_one_that_failed_again_later() {
+    let mut run = Run::new(wanted(&["http://a/web.img", "http://b/web.img"]));
+    run.on(Event::Fetcher);
+    run.document(manifest());
+    assert_eq!(urls(&run.on(Event::Admitted)), ["http://a/web.img.chunks"]);
+    run.head(list().len() as u64);
+    run.list_chunk();
+    assert_eq!(urls(&run.actions()), ["http://a/web.img"], "there is not enough of it for two");
     let busy = FetchCause::Status { status: 503, retry_after: Some(5) };
     assert_eq!(urls(&run.failed(busy.clone())), ["http://b/web.img"]);
     run.now += 10_000;
-    assert_eq!(urls(&run.failed(busy)), ["http://a/web.img"]);
+    let actions = run.failed(busy);
+    assert_eq!(urls(&actions), ["http://a/web.img"]);
 }
 
 #[test]
 fn a_worker_that_says_nothing_is_let_go_and_its_job_tried_again() {
     let mut run = Run::at_image(&["http://a/web.img"]);
-    run.engine.progress(100);
-    assert_eq!(run.engine.deadline(), Some(30_000));
-    run.engine.heard(1000);
+    let job = run.job();
+    run.now = 1000;
+    run.engine.heard(job, run.now);
+    run.now = 20_000;
+    let actions = run.on(Event::Timer);
+    assert_eq!(actions[0], Action::Cancel { lane: 0, job });
+    assert!(matches!(news(&actions)[..], [StoreNews::Trouble { cause: FetchCause::Stalled, .. }]), "{actions:?}");
     run.now = 30_999;
-    assert_eq!(run.on(Event::Timer), []);
+    assert!(!run.on(Event::Timer).contains(&Action::DropFetcher));
     run.now = 31_000;
     let actions = run.on(Event::Timer);
-    assert_eq!(actions[0], Action::DropFetcher);
+    assert_eq!((&actions[0], news(&actions).last()), (&Action::DropFetcher, Some(&StoreNews::NeedFetcher)));
+}
+
+#[test]
+fn a_connection_that_crawls_is_given_up() {
+    let mut run = Run::at_image(&["http://a/web.img"]);
+    let job = run.job();
+    run.head(SIZE);
+    run.now = 20_000;
+    run.engine.heard(job, run.now);
+    run.engine.count(job, 19_999, run.now);
+    let actions = run.on(Event::Timer);
+    assert_eq!(actions[0], Action::Cancel { lane: 0, job }, "a byte a millisecond is the least");
     let news = news(&actions);
-    assert!(matches!(news[0], StoreNews::Trouble { cause: FetchCause::Stalled, .. }), "{news:?}");
-    assert_eq!(news[1], StoreNews::NeedFetcher);
+    assert!(matches!(news[..], [StoreNews::Trouble { cause: FetchCause::Stalled, .. }]), "{news:?}");
 }
 
 #[test]
@@ -254,7 +293,7 @@ fn an_answer_for_a_part_that_was_not_asked_for_is_refused() {
     let head = Head { status: 206, length: None, range, size: Some(SIZE), validator: None };
     let job = run.job();
     let actions = run.on(Event::Head { job, head });
-    assert_eq!(actions[0], Action::Cancel { job });
+    assert_eq!(actions[0], Action::Cancel { lane: 0, job });
     let cause = StoreCause::Fetch { source: 0, cause: FetchCause::Protocol };
     assert_eq!(news(&actions), [StoreNews::Failed(cause)]);
 }
@@ -272,7 +311,7 @@ fn an_end_without_a_chunk_is_a_failure_with_a_pause() {
 fn memory_that_is_refused_makes_every_chunk_missing_again() {
     let mut run = Run::at_image(&["http://a/web.img"]);
     run.head(SIZE);
-    assert!(run.engine.chunk(1, &[], Some(Sha256([1; 32]))));
+    run.chunk(1, &[], true);
     let actions = run.on(Event::NoMemory { errno: 12 });
     assert_eq!(news(&actions), [StoreNews::Failed(StoreCause::Memory { errno: 12 })]);
     assert_eq!(run.engine.transfer().map(Transfer::verified), Some(0));
@@ -283,20 +322,25 @@ fn memory_that_is_refused_makes_every_chunk_missing_again() {
     assert_eq!(urls(&actions), ["http://a/web.img"]);
 }
 
-#[test]
-fn memory_that_is_refused_at_the_seal_is_no_dead_end() {
-    let mut run = Run::at_image(&["http://a/web.img"]);
-    run.head(SIZE);
-    for chunk in [3, 2, 1] {
-        assert!(run.engine.chunk(chunk, &[], Some(Sha256([chunk as u8; 32]))));
-    }
+/// The first chunk of an image of [`SIZE`].
+fn superblock() -> Vec<u8> {
     let mut first = vec![0; 4096];
     first[1024..1028].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
     first[1036] = 12;
     first[1060] = 1;
-    assert!(run.engine.chunk(0, &first, Some(Sha256([0; 32]))));
+    first
+}
+
+#[test]
+fn memory_that_is_refused_at_the_seal_is_no_dead_end() {
+    let mut run = Run::at_image(&["http://a/web.img"]);
+    run.head(SIZE);
+    run.chunk(0, &superblock(), true);
+    for chunk in [1, 2, 3] {
+        run.chunk(chunk, &[], true);
+    }
     run.engine.written(run.now);
-    assert_eq!(run.actions(), [Action::Complete { hash: false }]);
+    assert_eq!(run.actions().pop(), Some(Action::Complete { hash: false }));
     assert_eq!(run.on(Event::Hashed(None)), [Action::Seal]);
     run.on(Event::NoMemory { errno: 12 });
     run.on(Event::Again);
@@ -317,7 +361,7 @@ fn a_signature_that_cannot_be_had_does_not_hold_up_another_source() {
 }
 
 #[test]
-fn no_order_of_events_makes_it_panic_or_run_two_requests() {
+fn no_order_of_events_makes_it_panic_or_run_two_requests_in_a_lane() {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut draw = move |below: u64| {
         state ^= state << 13;
@@ -326,41 +370,66 @@ fn no_order_of_events_makes_it_panic_or_run_two_requests() {
         state % below
     };
     for round in 0..400 {
-        let mut wanted = wanted(&["http://a/web.img", "http://b/latest.manifest"]);
+        let mut wanted = wanted(&["http://a/web.img", "http://b/latest.manifest", "http://c/web.img"]);
         wanted.sha256 = (round % 3 == 0).then_some(Sha256([9; 32]));
         wanted.require_verified = round % 5 == 0;
         let mut run = Run::new(wanted);
-        let mut running = None;
-        for _ in 0..60 {
-            let job = run.engine.job().unwrap_or(0).wrapping_sub(u32::from(draw(20) == 0));
+        // Jobs by lane, up to their end; a job may stand behind one that was delivered.
+        let mut busy: [Vec<u32>; crate::contract::LANES] = Default::default();
+        for _ in 0..80 {
+            let jobs: Vec<u32> = busy.iter().flatten().copied().collect();
+            let job = jobs.get(draw(8) as usize).copied().unwrap_or(99);
             let size = [0, 1, SIZE, 128, u64::MAX][draw(5) as usize];
             let range = (draw(3) == 0).then(|| Range { start: draw(4) * 65_536, end: SIZE });
             let head = Head { status: 200, length: Some(size), range, size: Some(size), validator: None };
             let cause = [NOT_FOUND, FetchCause::Reset, FetchCause::NameUnknown][draw(3) as usize].clone();
             let document = [manifest(), vec![], list(), vec![b'a'; 64]][draw(4) as usize].clone();
-            match draw(12) {
-                0 => drop(run.engine.chunk(draw(5), &[0; 4096], Some(Sha256([draw(5) as u8; 32])))),
-                1 => drop(run.engine.chunk(0, &list(), Some(Sha256::of(&list())))),
-                2 => run.engine.written(run.now),
-                3 => run.engine.handle(Event::FetcherLost, run.now),
-                4 => run.engine.handle(Event::Again, run.now),
-                5 => run.engine.handle(Event::Admitted, run.now),
-                6 => run.engine.handle(Event::Hashed(Some(Sha256([9; 32]))), run.now),
-                7 => run.engine.handle(Event::Failed { job, cause }, run.now),
-                8 => run.engine.handle(Event::Fetcher, run.now),
-                9 => run.engine.handle(Event::Head { job, head }, run.now),
-                _ => run.engine.handle(Event::End { job, document }, run.now),
+            let chunk = draw(5);
+            let ended = |busy: &mut [Vec<u32>]| busy.iter_mut().for_each(|lane| lane.retain(|other| *other != job));
+            match draw(14) {
+                0 => {
+                    run.engine.take(job, chunk);
+                    let expected = Sha256([draw(5) as u8; 32]);
+                    run.engine.judged(job, chunk, &superblock(), expected, draw(2) == 0, run.now);
+                }
+                1 => run.engine.list_chunk(job, 0, &list(), run.now),
+                2 => drop(run.engine.next_chunk(job, chunk, &superblock())),
+                3 => run.engine.written(run.now),
+                4 => {
+                    busy = Default::default();
+                    run.engine.handle(Event::FetcherLost, run.now);
+                }
+                5 => run.engine.handle(Event::Again, run.now),
+                6 => run.engine.handle(Event::Admitted, run.now),
+                7 => run.engine.handle(Event::Hashed(Some(Sha256([9; 32]))), run.now),
+                8 => {
+                    ended(&mut busy);
+                    run.engine.handle(Event::Failed { job, cause }, run.now);
+                }
+                9 => {
+                    busy = Default::default();
+                    run.engine.handle(Event::Fetcher, run.now);
+                }
+                10 | 11 => run.engine.handle(Event::Head { job, head }, run.now),
+                _ => {
+                    ended(&mut busy);
+                    run.engine.handle(Event::End { job, document }, run.now);
+                }
             }
             run.now += draw(2000);
             run.engine.handle(Event::Timer, run.now);
             for action in run.actions() {
                 match action {
-                    Action::Get(request) => running = Some(request.job),
-                    Action::Cancel { job } => assert!(job <= running.unwrap()),
+                    Action::Get(request) => busy[usize::from(request.lane)].push(request.job),
+                    Action::Cancel { lane, job } => assert!(busy[usize::from(lane)].contains(&job)),
+                    Action::DropFetcher => busy = Default::default(),
                     _ => {}
                 }
             }
-            assert!(run.engine.job().is_none_or(|job| Some(job) == running));
+            for lane in &busy {
+                let live = lane.iter().filter(|job| run.engine.jobs.get(**job).is_some()).count();
+                assert!(live <= 1, "{busy:?}");
+            }
         }
     }
 }
@@ -372,8 +441,7 @@ fn a_successor_fetches_only_what_the_dead_store_had_not_verified() {
     run.document(manifest());
     run.on(Event::Admitted);
     run.head(list().len() as u64);
-    run.engine.chunk(0, &list(), Some(Sha256::of(&list())));
-    run.engine.written(run.now);
+    run.list_chunk();
     assert_eq!(run.actions(), [Action::Recover], "nothing is asked for before that");
     assert_eq!(run.on(Event::Timer), []);
     // Chunk 0 has a right hash and no superblock: it is fetched, and judged like any other.
@@ -384,6 +452,6 @@ fn a_successor_fetches_only_what_the_dead_store_had_not_verified() {
     let actions = run.on(Event::Recovered);
     let [Action::Get(request)] = actions.as_slice() else { panic!("{actions:?}") };
     let chunk = u64::from(CHUNK_SIZE);
-    assert_eq!(request.range, Some(Range { start: 0, end: chunk }));
+    assert_eq!(request.asked.range, Some(Range { start: 0, end: chunk }));
     assert_eq!(run.engine.transfer().map(Transfer::verified), Some(chunk + 5));
 }

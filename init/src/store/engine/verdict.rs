@@ -2,51 +2,158 @@
 
 use super::super::Millis;
 use super::super::superblock::{self, PROBE, SuperblockFault};
-use super::super::transfer::Verdict;
-use super::discovery::NO_HASH;
+use super::jobs::Job;
 use super::{Action, Engine, Phase};
 use crate::digest::Sha256;
-use crate::messages::{SourceIndex, StoreCause};
+use crate::messages::{FetchCause, SourceIndex, StoreCause};
+
+/// So many wrong chunks in a row end a request: what comes is another file.
+const ROW: u32 = 4;
 
 impl Engine {
-    /// Judges a missing chunk by its bytes and, where there are hashes, by its hash. True if it is to be written to
-    /// the image.
-    pub fn chunk(&mut self, chunk: u64, bytes: &[u8], hash: Option<Sha256>) -> bool {
-        let Some(job) = &mut self.job else { return false };
-        let source = job.source;
-        let transfer = match &mut self.phase {
-            Phase::List { list, .. } => list,
-            Phase::Image { image, .. } => image,
-            _ => return false,
-        };
-        let verdict = match hash {
-            None if transfer.has_hashes() => return false,
-            hash => transfer.judge(chunk, hash.unwrap_or(NO_HASH), source),
-        };
-        if verdict == Verdict::Kept {
+    /// A chunk of a job is whole, and being judged.
+    pub fn take(&mut self, number: u32, chunk: u64) {
+        if let Some(job) = self.jobs.get_mut(number) {
+            job.take(chunk);
+            self.widen(number);
+            self.give_up_idle();
+        }
+    }
+
+    /// A chunk of the image was held against `expected`; a right one is written. It may have come by a job that is no
+    /// more, but counts only for the plan that it was judged for.
+    pub fn judged(&mut self, number: u32, chunk: u64, bytes: &[u8], expected: Sha256, right: bool, now: Millis) {
+        let source = self.jobs.any(number).map(|job| job.source);
+        if let Some(job) = self.jobs.any_mut(number) {
+            job.settle(chunk);
             job.useful = true;
+            job.wrong_in_a_row = if right { 0 } else { job.wrong_in_a_row.saturating_add(1) };
+        }
+        let Phase::Image { image, .. } = &mut self.phase else { return };
+        if image.hash(chunk) != Some(expected) {
+            return;
+        }
+        match (right, source) {
+            (true, _) => {
+                // The first chunk is judged by its contents too, by whom it came from.
+                if chunk == 0 && !self.opens(bytes, source.unwrap_or(0)) {
+                    return;
+                }
+                if let Phase::Image { image, .. } = &mut self.phase {
+                    image.keep(chunk);
+                    self.tally.verified = image.verified();
+                }
+                if let Some(source) = source {
+                    self.sources.succeeded(source);
+                }
+                self.give_up_idle();
+            }
+            (false, Some(source)) => {
+                image.reject(chunk, source);
+                self.struck(number, source, now);
+            }
+            (false, None) => {}
+        }
+    }
+
+    /// A source sent a wrong chunk. Where there are others it is left alone for a while.
+    fn struck(&mut self, number: u32, index: SourceIndex, now: Millis) {
+        self.tally.rejected_chunks = self.tally.rejected_chunks.saturating_add(1);
+        let others = self.sources.live().any(|(other, _)| other != index);
+        if let Some(source) = self.sources.get_mut(index) {
+            source.tally.rejected_chunks = source.tally.rejected_chunks.saturating_add(1);
+            source.struck = true;
+        }
+        if others {
+            let jobs: Vec<_> = self.jobs.live().filter(|job| job.source == index).cloned().collect();
+            jobs.iter().for_each(|job| self.cancel(job.number));
+            if let Some(job) = jobs.first() {
+                self.request_failed(job, FetchCause::WrongBytes, now);
+            }
+        } else if self.jobs.get(number).is_some_and(|job| job.wrong_in_a_row >= ROW) {
+            self.cancel(number);
+        }
+    }
+
+    /// A chunk of the chunk list came by a job.
+    pub fn list_chunk(&mut self, number: u32, chunk: u64, bytes: &[u8], now: Millis) {
+        let Some(source) = self.jobs.get(number).map(|job| job.source) else { return };
+        let Phase::List { list: transfer, bytes: list, .. } = &mut self.phase else { return };
+        let right = transfer.hash(chunk) == Some(Sha256::of(bytes));
+        if right {
+            let start = usize::try_from(transfer.offset(chunk)).unwrap_or(usize::MAX);
+            let Some(end) = start.checked_add(bytes.len()) else { return };
+            if list.len() < end {
+                list.resize(end, 0);
+            }
+            if let Some(place) = list.get_mut(start..end) {
+                place.copy_from_slice(bytes);
+            }
+            transfer.keep(chunk);
             self.sources.succeeded(source);
-            return self.kept_chunk(chunk, bytes, source);
+        } else {
+            transfer.reject(chunk, source);
         }
-        // A wrong chunk is an answer too: what follows is decided by who sent how many, not by a pause.
+        if let Some(job) = self.jobs.get_mut(number) {
+            job.settle(chunk);
+            job.useful = true;
+            job.wrong_in_a_row = if right { 0 } else { job.wrong_in_a_row.saturating_add(1) };
+        }
+        if right {
+            self.give_up_idle();
+        } else {
+            self.struck(number, source, now);
+        }
+    }
+
+    /// The next chunk of an image without chunk hashes came. True if it is to be written.
+    pub fn next_chunk(&mut self, number: u32, chunk: u64, bytes: &[u8]) -> bool {
+        let Some(job) = self.jobs.get_mut(number) else { return false };
         job.useful = true;
-        self.tally.rejected_chunks += 1;
-        if verdict == Verdict::AllWrong {
-            self.cancel();
+        let source = job.source;
+        let Phase::Image { image, .. } = &mut self.phase else { return false };
+        if image.has_hashes() || chunk != image.first_missing() || chunk == 0 && !self.opens(bytes, source) {
+            return false;
         }
-        false
+        if let Phase::Image { image, .. } = &mut self.phase {
+            image.keep(chunk);
+            self.tally.verified = image.verified();
+        }
+        self.sources.succeeded(source);
+        true
+    }
+
+    /// Whether the first chunk is that of a filesystem that fits: it tells a web page, a truncated image or another
+    /// file before the rest is fetched.
+    fn opens(&mut self, bytes: &[u8], source: SourceIndex) -> bool {
+        let Phase::Image { plan, image } = &self.phase else { return false };
+        match superblock::inspect(bytes.get(..PROBE).unwrap_or(bytes), image.size()) {
+            Ok(facts) => {
+                self.facts = Some(facts);
+                true
+            }
+            Err(fault) => {
+                let blamed = plan.origin.unwrap_or(source);
+                self.blame(blamed, cause(fault, source));
+                false
+            }
+        }
     }
 
     /// A chunk that a store that died left; it counts as there if its hash is right.
     pub fn recover(&mut self, chunk: u64, bytes: &[u8], hash: Sha256) {
         let Phase::Recovering { image, .. } = &mut self.phase else { return };
-        if chunk != 0 {
-            image.recall(chunk, hash);
-        } else if let Ok(facts) = superblock::inspect(bytes.get(..PROBE).unwrap_or(bytes), image.size())
-            && image.recall(chunk, hash)
-        {
-            self.facts = Some(facts);
+        if image.hash(chunk) != Some(hash) {
+            return;
         }
+        if chunk == 0 {
+            match superblock::inspect(bytes.get(..PROBE).unwrap_or(bytes), image.size()) {
+                Ok(facts) => self.facts = Some(facts),
+                // It is fetched, and judged like any other.
+                Err(_) => return,
+            }
+        }
+        image.keep(chunk);
         self.tally.verified = image.verified();
     }
 
@@ -60,16 +167,15 @@ impl Engine {
         self.written(now);
     }
 
-    /// What was kept of a chunk is written: goes on where that completed the file, or ended the request.
+    /// What was kept of a chunk is written: goes on where that completed the file.
     pub fn written(&mut self, now: Millis) {
         match &self.phase {
-            // The request is let run out: it has no more bytes to come, and its connection stays of use.
             Phase::List { list, .. } if list.is_complete() => {
-                self.job = None;
+                self.release_jobs();
                 self.list_complete();
             }
             Phase::Image { image, .. } if image.is_complete() => {
-                self.job = None;
+                self.release_jobs();
                 let phase = std::mem::replace(&mut self.phase, Phase::Done);
                 if let Phase::Image { plan, image } = phase {
                     self.actions.push_back(Action::Complete { hash: plan.whole.is_some() });
@@ -81,43 +187,18 @@ impl Engine {
         self.pump(now);
     }
 
-    fn kept_chunk(&mut self, chunk: u64, bytes: &[u8], source: SourceIndex) -> bool {
-        match &mut self.phase {
-            Phase::List { bytes: list, list: transfer, .. } => {
-                let end = transfer.offset(chunk).saturating_add(bytes.len() as u64);
-                let (Ok(start), Ok(end)) = (usize::try_from(transfer.offset(chunk)), usize::try_from(end)) else {
-                    return false;
-                };
-                if list.len() < end {
-                    list.resize(end, 0);
-                }
-                if let Some(place) = list.get_mut(start..end) {
-                    place.copy_from_slice(bytes);
-                }
-                false
+    /// The file is complete: requests that have no more bytes to come are let run out, since their connections stay of
+    /// use; the others are given up.
+    fn release_jobs(&mut self) {
+        let Some(transfer) = self.transfer() else { return };
+        let asked = |job: &Job| job.range.map_or(transfer.size(), |range| range.end - range.start);
+        let jobs: Vec<_> = self.jobs.live().map(|job| (job.number, job.bytes >= asked(job))).collect();
+        for (number, delivered) in jobs {
+            if delivered {
+                self.jobs.deliver(number);
+            } else {
+                self.cancel(number);
             }
-            Phase::Image { plan, image } => {
-                self.tally.verified = image.verified();
-                if chunk != 0 {
-                    return true;
-                }
-                // The first chunk tells a web page, a truncated image or another file before the rest is fetched.
-                let size = image.size();
-                match superblock::inspect(bytes.get(..PROBE).unwrap_or(bytes), size) {
-                    Ok(facts) => {
-                        self.facts = Some(facts);
-                        true
-                    }
-                    Err(fault) => {
-                        let blamed = plan.origin.unwrap_or(source);
-                        self.blame(blamed, cause(fault, source));
-                        // That chunk counts as there, but was never written.
-                        self.kept = None;
-                        false
-                    }
-                }
-            }
-            _ => false,
         }
     }
 }

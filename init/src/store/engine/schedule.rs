@@ -1,0 +1,239 @@
+//! Who fetches which chunks, of a file whose chunks have hashes.
+//!
+//! Each source that is there has one connection; another is added for as long as that pays. A request asks for as much
+//! as its source brings in two seconds, so a slow one gets less; towards the end the requests get smaller, and a
+//! connection with nothing left to do takes over half of what the slowest one has still to bring.
+
+use super::super::Millis;
+use super::super::transfer::{Span, Transfer};
+use super::jobs::Job;
+use super::{Asked, Engine, Phase};
+use crate::contract::LANES;
+use crate::messages::SourceIndex;
+use std::cmp::Reverse;
+
+/// What a request is meant to take.
+const SPAN_TIME: Millis = 2000;
+/// The smallest request, in bytes; the first one to each of several sources is no larger.
+const SPAN_LEAST: u64 = 256 << 10;
+/// The first request to a source that is the only one, in bytes.
+const SPAN_FIRST: u64 = 8 << 20;
+/// The largest request, in bytes.
+const SPAN_MOST: u64 = 256 << 20;
+/// Connections to one source at the most.
+const PER_SOURCE: usize = 4;
+/// Bytes of chunks that may be put together at once; only chunks of more than a megabyte make lanes scarce.
+const ASSEMBLED: u64 = 8 << 20;
+/// How often the schedule is looked at while nothing happens.
+pub(super) const TICK: Millis = 250;
+/// A connection that is worth less than this much more speed (in percent) is not kept.
+const PAYS: u64 = 8;
+/// How long after a connection that did not pay the next one is tried.
+const CONTENT: Millis = 10_000;
+/// What taking over costs: a request, and a connection that is closed.
+const TAKE_OVER: Millis = 200;
+/// How long a job runs before its speed is judged.
+const YOUNG: Millis = 500;
+/// After so much silence another connection is tried beside it.
+const SILENT: Millis = 2000;
+
+/// The search for the number of connections that pay.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Climb {
+    /// Connections beyond one a source.
+    extra: usize,
+    /// Beginning of the present step, and the bytes fetched by then.
+    step: Option<(Millis, u64)>,
+    /// Bytes a second before the last connection was added, while it is on trial.
+    trial: Option<u64>,
+    /// No further trial before.
+    content: Millis,
+}
+
+impl Climb {
+    /// Takes one step at most, `fetched` bytes having come in all and `left` being missing.
+    fn step(&mut self, now: Millis, fetched: u64, left: u64, most: usize) {
+        let (since, before) = *self.step.get_or_insert((now, fetched));
+        let took = now.saturating_sub(since);
+        if took < TICK {
+            return;
+        }
+        let rate = fetched.saturating_sub(before).saturating_mul(1000) / took;
+        self.step = Some((now, fetched));
+        match self.trial.take() {
+            Some(before) if rate.saturating_mul(100) < before.saturating_mul(100 + PAYS) => {
+                self.extra = self.extra.saturating_sub(1);
+                self.content = now + CONTENT;
+            }
+            // What ends within a second is not worth a trial.
+            _ if self.extra < most && now >= self.content && (1..left).contains(&rate) => {
+                self.extra += 1;
+                self.trial = Some(rate);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a connection that is free does next.
+enum Move {
+    /// Asks for chunks that nobody has claimed.
+    Ask(SourceIndex, Span),
+    /// Takes over chunks from a job.
+    TakeOver(SourceIndex, u32, Span),
+}
+
+impl Engine {
+    /// Sets every connection to work that is free and of use; without a worker it asks for one.
+    pub(super) fn fill(&mut self, now: Millis) {
+        if !self.is_admitted() {
+            return;
+        }
+        self.climb(now);
+        while let Some(lane) = self.jobs.free_lane() {
+            let Some(next) = self.next_move(now) else { break };
+            if !self.is_linked() {
+                return;
+            }
+            match next {
+                Move::Ask(source, span) => self.ask_chunks(lane, source, span, now),
+                Move::TakeOver(source, from, span) => {
+                    self.hand_over(from, &span);
+                    self.ask_chunks(lane, source, span, now);
+                }
+            }
+        }
+        let later = self.sources.live().map(|(_, source)| source.readiness().0).filter(|ready| *ready > now).min();
+        let tick = self.jobs.live().next().map(|_| now + TICK);
+        self.wake = [later, tick].into_iter().flatten().min();
+        if self.jobs.live().next().is_none() && self.wake.is_some() {
+            // The worker is there when the pause is over.
+            self.is_linked();
+        }
+    }
+
+    /// Whether a chunk, or the whole, can be had from nobody any more.
+    pub(super) fn despairs(&self) -> bool {
+        self.sources.live().next().is_none() || self.hopeless().is_some()
+    }
+
+    /// A missing chunk that no source is left for.
+    pub(super) fn hopeless(&self) -> Option<u64> {
+        let transfer = self.transfer()?;
+        let hopeless = |chunk: &u64| self.sources.live().all(|(index, _)| transfer.rank(*chunk, index).is_none());
+        transfer.doubtful().find(hopeless)
+    }
+
+    fn climb(&mut self, now: Millis) {
+        if let Phase::Image { image, .. } = &self.phase {
+            let sources = self.sources.live().count();
+            let most = LANES.min(sources * PER_SOURCE).saturating_sub(sources);
+            self.climb.step(now, self.tally.fetched, image.size() - image.verified(), most);
+        }
+    }
+
+    fn next_move(&self, now: Millis) -> Option<Move> {
+        let transfer = self.transfer()?;
+        let running = self.jobs.live().filter(|job| now.saturating_sub(job.heard) < SILENT).count();
+        let lanes = usize::try_from(ASSEMBLED / transfer.chunk_size().max(1)).unwrap_or(LANES).clamp(1, LANES);
+        let ready = |source: &super::super::sources::Source| source.readiness().0 <= now;
+        let there = self.sources.live().filter(|(_, source)| ready(source)).count();
+        let extra = if let Phase::Image { .. } = self.phase { self.climb.extra } else { 0 };
+        if running >= (there + extra).min(lanes) {
+            return None;
+        }
+        let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
+        free.retain(|(index, source)| {
+            let careful = source.readiness().1 || source.struck || source.whole_only;
+            self.jobs.to(*index) < if careful { 1 } else { PER_SOURCE }
+        });
+        free.sort_by_key(|(index, source)| {
+            (source.readiness().1, source.struck, self.jobs.to(*index), Reverse(source.rate), *index)
+        });
+        let claims = self.jobs.claims();
+        let ask = free.iter().find_map(|(index, _)| {
+            let span = self.span(transfer, *index, &claims, there + extra)?;
+            Some(Move::Ask(*index, span))
+        });
+        ask.or_else(|| free.iter().find_map(|(index, _)| self.take_over(transfer, *index, now)))
+    }
+
+    /// The next chunks for a source: the first that nobody has claimed, as many as it brings in good time.
+    fn span(&self, transfer: &Transfer, index: SourceIndex, claims: &[Span], connections: usize) -> Option<Span> {
+        let source = self.sources.get(index)?;
+        let alone = self.sources.live().count() == 1;
+        let first = if alone { SPAN_FIRST } else { SPAN_LEAST };
+        let aim = source.rate.map_or(first, |rate| rate.saturating_mul(SPAN_TIME) / 1000);
+        let aim = if source.struck { SPAN_LEAST } else { aim.clamp(SPAN_LEAST, SPAN_MOST) };
+        // The less is left, the smaller the requests, so that all end together.
+        let share = transfer.size().saturating_sub(transfer.verified()) / (2 * connections.max(1) as u64);
+        let aim = if connections > 1 { aim.min(share.max(SPAN_LEAST)) } else { aim };
+        let most = (aim / transfer.chunk_size().max(1)).max(1);
+        let mut taken = claims.to_vec();
+        taken.extend(transfer.doubtful().filter(|chunk| !self.may_ask(transfer, *chunk, index)).map(|c| c..c + 1));
+        transfer.gap(0, most, &taken)
+    }
+
+    /// Whether nobody better than `source` is there for a chunk that came wrong before.
+    fn may_ask(&self, transfer: &Transfer, chunk: u64, source: SourceIndex) -> bool {
+        let rank = |index| transfer.rank(chunk, index);
+        let best = self.sources.live().filter_map(|(index, _)| rank(index)).min();
+        rank(source).is_some_and(|own| Some(own) == best)
+    }
+
+    /// Half of what the job that ends last has still to bring, or all of what hardly moves.
+    fn take_over(&self, transfer: &Transfer, index: SourceIndex, now: Millis) -> Option<Move> {
+        let left = |job: &Job| {
+            let range = transfer.bytes(&job.claim);
+            range.end - range.start
+        };
+        let eta = |job: &Job| left(job).saturating_mul(1000) / job.rate(now);
+        let old = |job: &&Job| !job.claim.is_empty() && !job.doubled && now.saturating_sub(job.began) >= YOUNG;
+        let slowest = self.jobs.live().filter(old).max_by_key(|job| eta(job))?;
+        let own_rate = self.sources.get(index)?.rate.unwrap_or_else(|| slowest.rate(now)).max(1);
+        let chunks = slowest.claim.end - slowest.claim.start;
+        let span = slowest.claim.start + chunks / 2..slowest.claim.end;
+        let bytes = transfer.bytes(&span);
+        let own_time = (bytes.end - bytes.start).saturating_mul(1000) / own_rate;
+        let doubtful = span.clone().any(|chunk| !self.may_ask(transfer, chunk, index) && chunk < transfer.chunks());
+        (eta(slowest) > own_time + TAKE_OVER && !doubtful).then_some(Move::TakeOver(index, slowest.number, span))
+    }
+
+    /// What a job need not bring any more.
+    fn hand_over(&mut self, from: u32, span: &Span) {
+        let Some(job) = self.jobs.get_mut(from) else { return };
+        if span.start == job.claim.start {
+            job.doubled = true;
+        } else {
+            job.claim.end = span.start;
+        }
+    }
+
+    /// Gives up the jobs that bring nothing more of use: others have it, or will.
+    pub(super) fn give_up_idle(&mut self) {
+        let Some(transfer) = self.transfer() else { return };
+        let idle = |job: &&Job| match job.claim.is_empty() {
+            true => job.is_beyond(transfer),
+            false => !job.whole && transfer.gap(job.claim.start, 1, &[]).is_none_or(|gap| gap.start >= job.claim.end),
+        };
+        let numbers: Vec<u32> = self.jobs.live().filter(idle).map(|job| job.number).collect();
+        for number in numbers {
+            self.cancel(number);
+        }
+    }
+
+    /// Orders a span of chunks.
+    fn ask_chunks(&mut self, lane: u8, source: SourceIndex, span: Span, now: Millis) {
+        let Some(range) = self.transfer().map(|transfer| transfer.bytes(&span)) else { return };
+        let Some(location) = self.sources.get(source).map(|source| source.location.clone()) else { return };
+        let url = match &self.phase {
+            Phase::List { plan, .. } => location.chunks(plan.name()),
+            Phase::Image { plan, .. } => location.image(plan.name()),
+            _ => return,
+        };
+        let Some(size) = self.transfer().map(Transfer::size) else { return };
+        // A server that does not know ranges answers a request for all of it as well.
+        let range = Some(range).filter(|range| (range.start, range.end) != (0, size));
+        self.order(lane, source, Asked { url, range, if_range: None, limit: size }, span, now);
+    }
+}
