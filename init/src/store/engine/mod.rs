@@ -11,6 +11,8 @@ mod jobs;
 mod request;
 mod schedule;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 mod verdict;
 

@@ -14,6 +14,8 @@ use std::cmp::Reverse;
 
 /// What a request is meant to take.
 const SPAN_TIME: Millis = 2000;
+/// No request is meant to take less than this, or the way there and back would be what takes the time.
+const SPAN_BRIEF: Millis = 100;
 /// The smallest request, in bytes; the first one to each of several sources is no larger.
 const SPAN_LEAST: u64 = 256 << 10;
 /// The first request to a source that is the only one, in bytes.
@@ -139,13 +141,15 @@ impl Engine {
         let ready = |source: &super::super::sources::Source| source.readiness().0 <= now;
         let there = self.sources.live().filter(|(_, source)| ready(source)).count();
         let extra = if let Phase::Image { .. } = self.phase { self.climb.extra } else { 0 };
-        if running >= (there + extra).min(lanes) {
+        if running >= lanes {
             return None;
         }
         let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
         free.retain(|(index, source)| {
             let careful = source.readiness().1 || source.struck || source.whole_only;
-            self.jobs.to(*index) < if careful { 1 } else { PER_SOURCE }
+            // Each may have one; a further one only where there are fewer than pay.
+            let most = if careful || running >= there + extra { 1 } else { PER_SOURCE };
+            self.jobs.to(*index) < most
         });
         free.sort_by_key(|(index, source)| {
             (source.readiness().1, source.struck, self.jobs.to(*index), Reverse(source.rate), *index)
@@ -167,7 +171,8 @@ impl Engine {
         let aim = if source.struck { SPAN_LEAST } else { aim.clamp(SPAN_LEAST, SPAN_MOST) };
         // The less is left, the smaller the requests, so that all end together.
         let share = transfer.size().saturating_sub(transfer.verified()) / (2 * connections.max(1) as u64);
-        let aim = if connections > 1 { aim.min(share.max(SPAN_LEAST)) } else { aim };
+        let least = source.rate.map_or(SPAN_LEAST, |rate| (rate.saturating_mul(SPAN_BRIEF) / 1000).max(SPAN_LEAST));
+        let aim = if connections > 1 { aim.min(share.max(least)) } else { aim };
         let most = (aim / transfer.chunk_size().max(1)).max(1);
         let mut taken = claims.to_vec();
         taken.extend(transfer.doubtful().filter(|chunk| !self.may_ask(transfer, *chunk, index)).map(|c| c..c + 1));

@@ -5,7 +5,8 @@ use crate::messages::TlsFault;
 
 const SIZE: u64 = 3 * CHUNK_SIZE as u64 + 5;
 
-fn wanted(sources: &[&str]) -> Wanted {
+/// An image that these sources have.
+pub(super) fn wanted(sources: &[&str]) -> Wanted {
     Wanted {
         sources: sources.iter().map(|source| (*source).to_owned()).collect(),
         sha256: None,
@@ -323,7 +324,7 @@ fn memory_that_is_refused_makes_every_chunk_missing_again() {
 }
 
 /// The first chunk of an image of [`SIZE`].
-fn superblock() -> Vec<u8> {
+pub(super) fn superblock() -> Vec<u8> {
     let mut first = vec![0; 4096];
     first[1024..1028].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
     first[1036] = 12;
