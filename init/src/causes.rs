@@ -178,7 +178,8 @@ pub fn filesystem_name(kind: FilesystemKind) -> &'static str {
 
 /// The URL of a source.
 pub fn named(sources: &[Source], index: SourceIndex) -> String {
-    sources.get(usize::from(index)).map_or_else(|| format!("source {index}"), ToString::to_string)
+    let known = sources.get(usize::from(index)).map(ToString::to_string);
+    known.unwrap_or_else(|| format!("source {} (named by the manifest)", usize::from(index) + 1))
 }
 
 /// What a request failed with, without a full stop.
@@ -283,7 +284,7 @@ mod tests {
     #[test]
     fn a_source_that_pid_1_does_not_know_is_named_by_its_number() {
         let cause = StoreCause::Empty { source: 200 };
-        assert_eq!(store(&cause, &[], "6.1").object, "source 200");
+        assert_eq!(store(&cause, &[], "6.1").object, "source 201 (named by the manifest)");
     }
 
     #[test]

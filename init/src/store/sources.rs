@@ -4,6 +4,10 @@ use super::Millis;
 use super::locate::Location;
 use super::retry;
 use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause};
+use crate::settings::values as settings;
+
+/// How many sources of a manifest are used at the most.
+const NAMED: usize = 16;
 
 /// Whether the answer says that there is no such file: stores that hide their listing say 403 for 404.
 pub fn is_absence(cause: &FetchCause) -> bool {
@@ -79,6 +83,23 @@ impl Sources {
     /// Every source, given up or not.
     pub fn all(&self) -> impl Iterator<Item = (SourceIndex, &Source)> {
         self.all.iter().enumerate().map(|(index, source)| (index as SourceIndex, source))
+    }
+
+    /// Adds folders that a manifest names as holding `image` too: each once, at most [`NAMED`], and only what may be
+    /// given on the command line.
+    pub fn add_folders(&mut self, folders: &[String], image: &str) {
+        for folder in folders.iter().take(NAMED) {
+            let url = format!("{}/{image}", folder.trim_end_matches('/'));
+            let known = self.all.iter().any(|source| source.location == Location::new(&url));
+            if !known && settings::Source::parse(&url).is_ok() && self.all.len() <= usize::from(SourceIndex::MAX) {
+                self.all.push(Source::new(&url));
+            }
+        }
+    }
+
+    /// Forgets the sources beyond the first `given`, which a manifest named that is no more.
+    pub fn forget_named(&mut self, given: usize) {
+        self.all.truncate(given);
     }
 
     /// The source of that number.
@@ -226,6 +247,19 @@ mod tests {
         sources.succeeded(0);
         sources.get_mut(0).unwrap().ready = 0;
         assert!(sources.failed(0, &FetchCause::Refused, 0) <= 500);
+    }
+
+    #[test]
+    fn a_manifest_may_name_further_sources_once_and_only_fit_ones() {
+        let mut sources = three();
+        let folders = ["http://d/x/", "http://a", "ftp://e/", "http://u:p@f", "http://d/x", "file:///etc"];
+        sources.add_folders(&folders.map(str::to_owned), "i");
+        let images: Vec<String> = sources.all().map(|(_, source)| source.location.image(None)).collect();
+        assert_eq!(images, ["http://a/i", "http://b/i", "http://c/i", "http://d/x/i"]);
+        sources.add_folders(&(0..99).map(|n| format!("http://{n}.example")).collect::<Vec<_>>(), "i");
+        assert_eq!(sources.all().count(), 4 + NAMED);
+        sources.forget_named(3);
+        assert_eq!(sources.all().count(), 3);
     }
 
     #[test]

@@ -116,3 +116,19 @@ fn a_manifest_of_the_running_kernel_is_followed() {
     let server = Server::of(files);
     assert_eq!(Bed::new().run(wanted(&[server.url("/web.img")])), checksummed(&image));
 }
+
+#[test]
+fn a_source_that_only_the_manifest_names_is_enough() {
+    let image = image(40 * CHUNK + 1);
+    let mirror = Server::of(std::collections::BTreeMap::from([("/mirror/web.img".to_owned(), image.clone())]));
+    let mut files = published(&image);
+    files.remove("/web.img");
+    let sources = vec![mirror.url("/mirror/"), "ftp://nowhere/".to_owned()];
+    let manifest = rootbeam_init::manifest::Manifest { sources, ..manifest(&image) };
+    files.insert("/web.img.manifest".to_owned(), manifest.render().into_bytes());
+    let server = Server::of(files);
+    let mut bed = Bed::new();
+    assert_eq!(bed.run(wanted(&[server.url("/web.img")])), checksummed(&image));
+    bed.assert_holds(&image);
+    assert_eq!((bed.sources[&1].fetched, bed.sources[&0].fetched), (image.len() as u64, 0));
+}

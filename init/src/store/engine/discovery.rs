@@ -107,6 +107,7 @@ impl Engine {
     fn follow(&mut self, plan: Plan, manifest: Manifest) {
         self.sources.next_round();
         self.sources.forgive_before(Stage::List);
+        self.sources.add_folders(&manifest.sources, &manifest.name);
         self.admit(manifest.size);
         let same = |old: &Manifest| {
             (old.size, old.chunk_size, &old.chunk_list) == (manifest.size, manifest.chunk_size, &manifest.chunk_list)

@@ -13,6 +13,8 @@ mod schedule;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod tests;
 mod verdict;
 
@@ -521,6 +523,7 @@ impl Engine {
     fn blame(&mut self, source: SourceIndex, cause: StoreCause) {
         self.cancel_all();
         self.sources.give_up(source, Stage::Image, cause);
+        self.sources.forget_named(self.wanted.sources.len());
         let phase = std::mem::replace(&mut self.phase, Phase::Discovery(Rung::Manifest));
         if let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, image } = phase {
             self.kept = Some((manifest, image));

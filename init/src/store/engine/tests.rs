@@ -18,11 +18,11 @@ pub(super) fn wanted(sources: &[&str]) -> Wanted {
 }
 
 /// Chunk `n` has the hash of all `n`.
-fn list() -> Vec<u8> {
+pub(super) fn list() -> Vec<u8> {
     (0..4).flat_map(|n| [n; 32]).collect()
 }
 
-fn manifest() -> Vec<u8> {
+pub(super) fn manifest() -> Vec<u8> {
     let manifest = Manifest {
         format: FORMAT.into(),
         name: "web.img".into(),
@@ -41,49 +41,49 @@ fn manifest() -> Vec<u8> {
 }
 
 /// An engine and what it wants done after each event.
-struct Run {
-    engine: Engine,
-    now: Millis,
+pub(super) struct Run {
+    pub engine: Engine,
+    pub now: Millis,
 }
 
 impl Run {
-    fn new(wanted: Wanted) -> Self {
+    pub fn new(wanted: Wanted) -> Self {
         Self { engine: Engine::new(wanted, 1), now: 0 }
     }
 
-    fn on(&mut self, event: Event) -> Vec<Action> {
+    pub fn on(&mut self, event: Event) -> Vec<Action> {
         self.engine.handle(event, self.now);
         self.actions()
     }
 
-    fn actions(&mut self) -> Vec<Action> {
+    pub fn actions(&mut self) -> Vec<Action> {
         std::iter::from_fn(|| self.engine.next_action()).collect()
     }
 
-    fn head(&mut self, size: u64) -> Vec<Action> {
+    pub fn head(&mut self, size: u64) -> Vec<Action> {
         let head = Head { status: 200, length: Some(size), range: None, size: Some(size), validator: None };
         let job = self.job();
         self.on(Event::Head { job, head })
     }
 
-    fn job(&self) -> u32 {
+    pub fn job(&self) -> u32 {
         self.engine.jobs.live().last().expect("a request runs").number
     }
 
-    fn document(&mut self, bytes: Vec<u8>) -> Vec<Action> {
+    pub fn document(&mut self, bytes: Vec<u8>) -> Vec<Action> {
         let mut actions = self.head(bytes.len() as u64);
         let job = self.job();
         actions.extend(self.on(Event::End { job, document: bytes }));
         actions
     }
 
-    fn failed(&mut self, cause: FetchCause) -> Vec<Action> {
+    pub fn failed(&mut self, cause: FetchCause) -> Vec<Action> {
         let job = self.job();
         self.on(Event::Failed { job, cause })
     }
 
     /// Up to the running request for the image.
-    fn at_image(sources: &[&str]) -> Self {
+    pub fn at_image(sources: &[&str]) -> Self {
         let mut run = Self::new(wanted(sources));
         run.on(Event::Fetcher);
         run.document(manifest());
@@ -96,7 +96,7 @@ impl Run {
         run
     }
 
-    fn list_chunk(&mut self) {
+    pub fn list_chunk(&mut self) {
         let job = self.job();
         self.engine.take(job, 0);
         self.engine.count(job, list().len() as u64, self.now);
@@ -105,7 +105,7 @@ impl Run {
     }
 
     /// A chunk of the image by the newest job.
-    fn chunk(&mut self, chunk: u64, bytes: &[u8], right: bool) {
+    pub fn chunk(&mut self, chunk: u64, bytes: &[u8], right: bool) {
         let job = self.job();
         self.engine.take(job, chunk);
         self.engine.judged(job, chunk, bytes, Sha256([chunk as u8; 32]), right, self.now);
