@@ -114,11 +114,7 @@ impl World {
         while let Some(action) = self.engine.next_action() {
             match action {
                 Action::Get(request) => self.begin(&request),
-                Action::Cancel { job, .. } => {
-                    if self.bodies.remove(&job).is_some() {
-                        self.engine.handle(Event::End { job, document: vec![] }, self.now);
-                    }
-                }
+                Action::Cancel { job, .. } => self.cancel(job),
                 Action::DropFetcher => {
                     self.bodies.clear();
                     self.engine.handle(Event::Fetcher, self.now);
@@ -161,10 +157,14 @@ impl World {
                 self.engine.actions.iter().position(|action| matches!(action, Action::Cancel { .. }))
             {
                 let Some(Action::Cancel { job, .. }) = self.engine.actions.remove(action) else { break };
-                if self.bodies.remove(&job).is_some() {
-                    self.engine.handle(Event::End { job, document: vec![] }, self.now);
-                }
+                self.cancel(job);
             }
+        }
+    }
+
+    fn cancel(&mut self, job: u32) {
+        if self.bodies.remove(&job).is_some() {
+            self.engine.handle(Event::End { job, document: vec![] }, self.now);
         }
     }
 
