@@ -102,17 +102,15 @@ impl Hashers {
         self.under_way < most
     }
 
-    /// A buffer to put a chunk together in, from an earlier one where there is one.
+    /// A buffer to put a chunk together in, an earlier one where there is one.
     pub fn buffer(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Takes a buffer back.
-    pub fn give_back(&mut self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        if self.spare.len() < THREADS {
-            self.spare.push(buffer);
-        }
+    /// Takes a buffer back, with what is in it: clearing it would cost as much as a copy. There are never more than
+    /// were under way at once.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        self.spare.push(buffer);
     }
 
     /// Hands a chunk over.
@@ -185,7 +183,10 @@ impl Shared {
             queues = self.lock();
             queues.done.push_back(judged);
             self.settled.notify_one();
-            self.bell.ring();
+            // Whoever hears it takes all there is, so one that waits already needs no second ring.
+            if queues.done.len() == 1 {
+                self.bell.ring();
+            }
         }
     }
 

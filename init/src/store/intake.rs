@@ -122,6 +122,7 @@ impl Assembler {
     /// The same, to be kept; `next` is what the following chunk is put together in.
     pub fn take_chunk(&mut self, next: Vec<u8>) -> Vec<u8> {
         let mut chunk = std::mem::replace(&mut self.buffer, next);
+        // Longer only where the last chunk, which is shorter, took the place of another.
         chunk.truncate(std::mem::take(&mut self.filled));
         chunk
     }

@@ -11,11 +11,14 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 /// An end of a socketpair that sends `Out` and receives `In`. Non-blocking: wait with [`wait`] or poll.
 #[derive(Debug)]
 pub struct Channel<Out, In> {
     socket: OwnedFd,
+    /// Where packets are received: made once, since clearing it for each would cost more than most packets.
+    packet: Mutex<Box<[u8]>>,
     messages: PhantomData<fn(Out) -> In>,
 }
 
@@ -64,7 +67,7 @@ pub fn raw_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// Takes a SEQPACKET socket that is already non-blocking.
     pub fn from_fd(socket: OwnedFd) -> Self {
-        Self { socket, messages: PhantomData }
+        Self { socket, packet: Mutex::new(vec![0; MAX_PACKET].into()), messages: PhantomData }
     }
 
     /// Sends one message, never waiting.
@@ -100,7 +103,7 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
 
     /// Receives one message, never waiting.
     pub fn receive(&self) -> io::Result<Received<In>> {
-        let mut packet = [0; MAX_PACKET];
+        let mut packet = self.packet.lock().unwrap_or_else(PoisonError::into_inner);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
