@@ -15,6 +15,9 @@ const THREADS: usize = 4;
 /// How many bytes of chunks may be under way, and at the least how many chunks: a thread has the next one at hand.
 const AHEAD: usize = 2 << 20;
 
+/// So many results are told of at once, at the most.
+const BATCH: usize = 8;
+
 /// A chunk to be judged.
 #[derive(Debug)]
 pub struct Work {
@@ -183,8 +186,8 @@ impl Shared {
             queues = self.lock();
             queues.done.push_back(judged);
             self.settled.notify_one();
-            // Whoever hears it takes all there is, so one that waits already needs no second ring.
-            if queues.done.len() == 1 {
+            // Whoever hears it takes all there is; and under load a few at once are less trouble than one by one.
+            if queues.waiting.is_empty() || queues.done.len() >= BATCH {
                 self.bell.ring();
             }
         }
