@@ -5,7 +5,7 @@ use rootbeam_qemu_tests::servers::http::HttpServer;
 use rootbeam_qemu_tests::servers::site::Site;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TEXT: &str = "0123456789abcdef";
 
@@ -127,6 +127,19 @@ fn a_file_is_replaced_by_another_with_another_validator() {
     server.commit(Rule::of("/text", When::Always, Fault::Instead("/new".into())));
     let (head, body) = ask(&server, "GET", "/text", &format!("Range: bytes=2-3\r\nIf-Range: {old}\r\n"));
     assert!(head.starts_with("HTTP/1.1 200") && body == "new text", "{head}");
+}
+
+#[test]
+fn a_rate_is_shared_by_the_answers_that_suffer_it() {
+    let server = server().fault("/text", When::Always, Fault::Rate(64));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(ask(&server, "GET", "/text", "").1, TEXT));
+        }
+    });
+    let took = begun.elapsed().as_millis();
+    assert!((700..4000).contains(&took), "{took} ms");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Write};
 use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The most bytes of a head that are random.
 const GARBAGE: usize = 8192;
@@ -90,13 +90,14 @@ pub(super) fn answer(
             range
         }
     };
-    for fault in faults() {
+    let part = exchange.status == 206;
+    for fault in faults().filter(|_| part) {
         if let Fault::ShiftRange(by) = fault {
             range.start = (range.start + by).min(range.end);
         }
     }
     let mut head = String::from("HTTP/1.1 ");
-    if exchange.status == 206 {
+    if part {
         let Range { start, end } = range;
         head += &format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{size}\r\n", end.saturating_sub(1));
     } else {
@@ -218,15 +219,14 @@ fn send_body(
             Fault::CutAt(at) => stop(*at, Duration::ZERO, Some(rule.as_ref())),
             Fault::StallAt(at) => stop(*at, FOR_EVER, Some(rule.as_ref())),
             Fault::FlipBit(at) => flips.push((*at, rule)),
-            Fault::Rate(bytes) => rate = Some(*bytes),
-            Fault::WrongBytes(by) => shift = *by,
+            Fault::Rate(bytes) => rate = Some((rule, *bytes)),
+            Fault::WrongBytes(by) if exchange.status == 206 => shift = *by,
             _ => {}
         }
     }
     breaks.retain(|stop| (start..end).contains(&stop.at));
     breaks.sort_by_key(|stop| std::cmp::Reverse(stop.at));
-    let begun = Instant::now();
-    let most = rate.map_or(1 << 17, |rate| usize::try_from(rate / 20).unwrap_or(1 << 17).clamp(1, 1 << 17));
+    let most = rate.map_or(1 << 17, |(_, rate)| usize::try_from(rate / 20).unwrap_or(1 << 17).clamp(1, 1 << 17));
     let mut buffer = vec![0; most];
     while start + exchange.sent < end {
         let at = start + exchange.sent;
@@ -253,9 +253,8 @@ fn send_body(
         stream.write_all(buffer.get(..count).unwrap_or_default())?;
         exchange.sent += count as u64;
         shared.count(&exchange.path, count as u64);
-        if let Some(rate) = rate {
-            let due = Duration::from_secs_f64(exchange.sent as f64 / rate as f64);
-            wait(stream, due.saturating_sub(begun.elapsed()))?;
+        if let Some((rule, rate)) = rate {
+            wait(stream, rule.pace(count, rate))?;
         }
     }
     Ok(())

@@ -1,8 +1,11 @@
 //! Faults that an HTTP server commits on request, as data.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+/// How much a paced answer may make up of what it was late.
+const CREDIT: Duration = Duration::from_millis(50);
 /// Longer than any claim waits.
 pub const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -55,7 +58,7 @@ pub enum Fault {
     Header(String),
     /// Serves what lies at this path of the site: the file was replaced by renaming another.
     Instead(String),
-    /// Sends at most this many bytes of body a second.
+    /// Sends at most this many bytes of body a second: all answers together that suffer it.
     Rate(u64),
     /// Closes the connection after the whole answer, though it might stay.
     Close,
@@ -125,11 +128,13 @@ pub(super) struct Standing {
     rule: Rule,
     /// How often its byte was reached.
     reached: AtomicUsize,
+    /// When what was sent so far is paid for, at its rate.
+    paid: Mutex<Instant>,
 }
 
 impl Standing {
     pub(super) fn new(rule: Rule) -> Self {
-        Self { rule, reached: AtomicUsize::new(0) }
+        Self { rule, reached: AtomicUsize::new(0), paid: Mutex::new(Instant::now()) }
     }
 
     pub(super) fn fault(&self) -> &Fault {
@@ -140,6 +145,15 @@ impl Standing {
     pub(super) fn concerns(&self, path: &str, nth: usize) -> bool {
         let here = self.rule.path.as_deref().is_none_or(|of| of == path);
         here && (self.rule.fault.offset().is_some() || self.rule.when.hits(nth))
+    }
+
+    /// How long to wait after so many bytes, at `rate` bytes a second.
+    pub(super) fn pace(&self, bytes: usize, rate: u64) -> Duration {
+        let now = Instant::now();
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = now.checked_sub(CREDIT).map_or(*paid, |earliest| earliest.max(*paid));
+        *paid = from + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        paid.saturating_duration_since(now)
     }
 
     /// An answer got to the fault's byte: whether it happens now.
