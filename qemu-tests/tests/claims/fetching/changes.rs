@@ -16,6 +16,12 @@ pub fn claims() -> Vec<Trial> {
             Scene::new(rules)?.boots_thriftily("").map(drop)
         }),
         claim("fetching: an ETag that changes with every answer does not keep an unverified image away", fresh_etags),
+        claim("fetching: an image replaced half-way together with its manifest is had whole, and new", || {
+            replaced_by(Vouched::Manifest, SIZE)
+        }),
+        claim("fetching: an image replaced half-way together with its checksum is had whole, and new", || {
+            replaced_by(Vouched::Checksum, SIZE)
+        }),
         claim("fetching: an image replaced half-way with nothing to verify by is begun anew, never mixed", || {
             replaced_by(Vouched::Not, SIZE)
         }),
@@ -24,6 +30,9 @@ pub fn claims() -> Vec<Trial> {
         }),
         claim("fetching: an image replaced by a longer one is begun anew, never mixed", || {
             replaced_by(Vouched::Not, SIZE + 70_001)
+        }),
+        claim("fetching: an image replaced by a longer one together with its manifest is had whole, and new", || {
+            replaced_by(Vouched::Manifest, SIZE + 70_001)
         }),
     ]
 }

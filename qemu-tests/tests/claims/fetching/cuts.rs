@@ -22,6 +22,10 @@ pub fn claims() -> Vec<Trial> {
         claim("fetching: cut at random bytes, it goes on there", at_random),
         claim("fetching: a server that hangs up before it answers is asked again", hangs_up),
         claim("fetching: a body without a length that ends early is completed", || without_length(Vouched::Manifest)),
+        claim("fetching: a body without a length does not keep an image without a manifest away", || {
+            without_length(Vouched::Checksum)
+        }),
+        claim("fetching: manifest and chunk list are completed too when they are cut", documents),
     ]
 }
 
@@ -58,4 +62,9 @@ fn without_length(vouched: Vouched) -> Result<()> {
         [rule(Fault::NoLength), rule(Fault::CutAfter(CHUNK * 5 / 2))]
     };
     Scene::of(SIZE, vouched, [1, 3].into_iter().flat_map(short))?.boots("").map(drop)
+}
+
+fn documents() -> Result<()> {
+    let cut = |suffix: &str, after| Rule::of(&format!("{PATH}{suffix}"), When::First(2), Fault::CutAfter(after));
+    Scene::new([cut(".manifest", 100), cut(".chunks", 33)])?.boots_thriftily("").map(drop)
 }

@@ -1,4 +1,5 @@
-//! Answers that are not what they should be: a server that keeps on lying costs nothing where another tells the truth.
+//! Answers that are not what they should be. One that comes once costs a request; a server that keeps on lying costs
+//! nothing where another tells the truth.
 
 use super::{CHUNK, PATH, Published, SIZE, Scene, URL, Vouched, boots, machine};
 use anyhow::{Result, ensure};
@@ -29,19 +30,41 @@ pub fn all() -> Vec<(&'static str, Vec<Fault>)> {
     ]
 }
 
+/// A redirect in circles takes a dozen requests to be one.
+const ONCE: usize = 12;
+
 pub fn claims() -> Vec<Trial> {
+    let beside = "fetching: a bit that flips once does not end a boot whose other source is dead";
     let mut claims = vec![
+        claim(beside, &[netns::available], flipped_beside_a_dead_one),
         claim("fetching: a redirect in circles is called so", &[netns::available], circles),
         claim("fetching: strange but lawful heads are taken as they are", &[netns::available], lawful),
     ];
     for (what, faults) in all() {
+        let lie = faults.clone();
+        let name = format!("fetching: {what} once does not end a boot");
+        claims.push(claim(&name, &[netns::available], move || told_once(lie)));
         let name = format!("fetching: {what} from one of two sources is made good by the other");
         claims.push(claim(&name, &[netns::available], move || told_always(faults)));
     }
     claims
 }
 
+/// The same from the first requests only.
+pub fn once(lie: Vec<Fault>) -> Vec<Rule> {
+    let when = match lie[..] {
+        [Fault::Redirect(_)] => When::First(ONCE),
+        _ => When::First(2),
+    };
+    lie.into_iter().map(|fault| Rule::of(PATH, when, fault)).collect()
+}
+
 /// A connection is cut as well, since some lies need a range.
+fn told_once(lie: Vec<Fault>) -> Result<()> {
+    let cut = Rule::of(PATH, When::First(1), Fault::CutAt(SIZE / 2));
+    Scene::new(once(lie).into_iter().chain([cut]))?.boots("rootbeam.stall=2").map(drop)
+}
+
 fn told_always(faults: Vec<Fault>) -> Result<()> {
     let image = Published::new(SIZE, 1)?;
     let network = Network::new()?;
@@ -54,6 +77,15 @@ fn told_always(faults: Vec<Fault>) -> Result<()> {
     boots(&machine(&network, &words)?, &image)?;
     ensure!(begun.elapsed().as_secs() < 45, "it took {:?}", begun.elapsed());
     super::thrifty(good.sent(PATH), SIZE)
+}
+
+/// The one that sent it is the only one that can send it again.
+fn flipped_beside_a_dead_one() -> Result<()> {
+    let scene = Scene::new([Rule::of(PATH, When::First(1), Fault::FlipBit(CHUNK * 70))])?;
+    let begun = Instant::now();
+    let arrived = scene.boots(&format!("rootbeam.image=http://10.77.0.1:81{PATH},{URL}"))?;
+    ensure!(begun.elapsed().as_secs() < 45, "it took {:?}", begun.elapsed());
+    equal(&arrived.about.tally.rejected_chunks, &1)
 }
 
 fn circles() -> Result<()> {

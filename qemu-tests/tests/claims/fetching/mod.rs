@@ -45,6 +45,7 @@ pub fn claims() -> Vec<Trial> {
         names::claims(),
         servers::claims(),
         whole::claims(),
+        soak::sample(),
     ];
     groups.into_iter().flatten().collect()
 }

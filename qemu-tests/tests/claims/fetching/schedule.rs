@@ -94,7 +94,10 @@ fn troubles(random: &mut Rng, size: u64, vouched: Vouched) -> Vec<Rule> {
         let length = if suffix.is_empty() { size } else { 600 };
         let when =
             random.choice([When::First(1), When::First(2), When::Nth(2), When::Nth(3)]).unwrap_or(When::First(1));
-        rules.push(Rule::of(&path, when, trouble(random, length, vouched)));
+        rules.push(Rule::of(&path, when, trouble(random, length)));
+    }
+    if random.u8(0..3) == 0 {
+        rules.extend(lies::once(lie(random, vouched)));
     }
     // Slow enough for kills and restarts to hit, and for a boot to take a second or two.
     let rate = random.u64(1 << 20..8 << 20);
@@ -106,7 +109,7 @@ fn troubles(random: &mut Rng, size: u64, vouched: Vouched) -> Vec<Rule> {
 }
 
 /// Something that another try mends.
-fn trouble(random: &mut Rng, length: u64, vouched: Vouched) -> Fault {
+fn trouble(random: &mut Rng, length: u64) -> Fault {
     let edge = random.u64(..=length / CHUNK) * CHUNK + random.u64(..3);
     let place = if random.bool() { random.u64(..length) } else { edge.saturating_sub(1).min(length - 1) };
     match random.u8(0..14) {
@@ -119,22 +122,26 @@ fn trouble(random: &mut Rng, length: u64, vouched: Vouched) -> Fault {
         6 | 7 => Fault::CutAt(place),
         8 => Fault::StallAfter(place, FOR_EVER),
         9 => Fault::StallAt(place),
-        // Without a manifest it is the length of the answer that tells the image's.
-        10 if vouched == Vouched::Manifest => Fault::NoLength,
+        10 => Fault::NoLength,
         11 => Fault::FreshEtag,
         12 => Fault::IgnoreRange,
         _ => Fault::Close,
     }
 }
 
-/// Something that stays wrong. Where nothing vouches for single chunks, false bytes would be had for true ones.
+/// Something that stays wrong.
 fn wrong(random: &mut Rng, size: u64, vouched: Vouched) -> Vec<Rule> {
     let always = |fault| Rule::of(PATH, When::Always, fault);
     if vouched == Vouched::Manifest && random.bool() {
         return (0..3).map(|_| always(Fault::FlipBit(random.u64(..size)))).collect();
     }
+    lie(random, vouched).into_iter().map(always).collect()
+}
+
+/// Something false; where nothing vouches for the bytes, nothing that would be had for true.
+fn lie(random: &mut Rng, vouched: Vouched) -> Vec<Fault> {
     let unseen = |fault: &Fault| matches!(fault, Fault::FlipBit(_) | Fault::WrongBytes(_) | Fault::WrongLength(_));
     let mut lies = lies::all();
-    lies.retain(|(_, faults)| vouched == Vouched::Manifest || !faults.iter().any(unseen));
-    random.choice(lies).map(|(_, faults)| faults.into_iter().map(always).collect()).unwrap_or_default()
+    lies.retain(|(_, faults)| vouched != Vouched::Not || !faults.iter().any(unseen));
+    random.choice(lies).map(|(_, faults)| faults).unwrap_or_default()
 }

@@ -13,6 +13,7 @@ pub fn claims() -> Vec<Trial> {
     vec![
         claim("fetching: a connection that stalls for ever is given up, and another goes on there", stalls),
         claim("fetching: a server that never begins its answer is asked again", never_begins),
+        claim("fetching: a manifest that stalls half-way is asked for again", manifest_stalls),
         claim("fetching: a connection that gives a byte a second is not waited for", trickles),
     ]
 }
@@ -29,6 +30,11 @@ fn stalls() -> Result<()> {
 fn never_begins() -> Result<()> {
     let silent = Rule::of(PATH, When::First(2), Fault::Delay(FOR_EVER));
     Scene::new([silent])?.boots_thriftily("rootbeam.stall=2").map(drop)
+}
+
+fn manifest_stalls() -> Result<()> {
+    let silent = Rule::of(&format!("{PATH}.manifest"), When::First(2), Fault::StallAfter(60, FOR_EVER));
+    Scene::new([silent])?.boots_thriftily("rootbeam.stall=1").map(drop)
 }
 
 /// Never silent for as long as the stall limit, and yet of no use.

@@ -1,5 +1,5 @@
-//! Boots under random faults: a schedule a number. `make soak` makes a thousand; the name of each
-//! tells its number, and `make soak SEED=NUMBER SOAK=1` makes it again.
+//! Boots under random faults: a schedule a number. `make soak` makes a thousand, `make test` a dozen, new ones each
+//! time; the name of each tells its number, and `make soak SEED=NUMBER SOAK=1` makes it again.
 
 use super::schedule::{Nature, Schedule};
 use super::{PATH, Published, SOON, Vouched, arrives, number};
@@ -8,12 +8,20 @@ use libtest_mimic::{Completion, Trial};
 use rootbeam_init::contract::role;
 use rootbeam_init::messages::Trust;
 use rootbeam_qemu_tests::archives;
-use rootbeam_qemu_tests::claim::equal;
+use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::netns::{self, Boot, Network, Nic, worker};
 use rootbeam_qemu_tests::servers::http::HttpServer;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+/// How many schedules are a sample.
+const SAMPLE: u64 = 12;
+
+/// A few, of `make test`.
+pub fn sample() -> Vec<Trial> {
+    schedules(fastrand::u64(..1 << 48), SAMPLE)
+}
 
 /// As many as asked for, or `None` if there is nothing to soak. Those that have not begun after the minutes of
 /// `ROOTBEAM_SOAK_MINUTES` are skipped aloud.
@@ -32,6 +40,11 @@ pub fn asked_for() -> Result<Option<Vec<Trial>>> {
     });
     netns::available()?;
     Ok(Some(trials.collect()))
+}
+
+fn schedules(first: u64, count: u64) -> Vec<Trial> {
+    let seeds = first..first + count;
+    seeds.map(|seed| claim(&name(seed), &[netns::available], move || held(seed))).collect()
 }
 
 fn name(seed: u64) -> String {

@@ -23,11 +23,15 @@ pub fn claims() -> Vec<Trial> {
         claim("fetching: of three sources one that never answers costs no more than its time", || {
             first_of_three(Trouble::BlackHole).map(drop)
         }),
+        claim("fetching: of three sources one that gives a byte a second is left behind", || {
+            first_of_three(Trouble::Slow).map(drop)
+        }),
         claim("fetching: of three sources one without the image costs nothing", || {
             first_of_three(Trouble::Absent).map(drop)
         }),
         claim("fetching: the report says which of three sources was corrupt", || says(Trouble::Corrupt)),
         claim("fetching: the report says which of three sources was dead", || says(Trouble::Refused)),
+        claim("fetching: the report says which of three sources was slow", || says(Trouble::Slow)),
         claim("fetching: of two sources a corrupt one does not end a boot by the hash of the whole", corrupt_of_two),
         claim("fetching: sources that are dead at first are used when they come", late),
     ]
@@ -39,6 +43,7 @@ enum Trouble {
     Corrupt,
     Refused,
     BlackHole,
+    Slow,
     Absent,
 }
 
@@ -87,6 +92,7 @@ fn first_of_three(trouble: Trouble) -> Result<(String, Arrived)> {
     let mut bad = Mirrors::url(81);
     let rules = match trouble {
         Trouble::Corrupt => Some(corrupt(&[0, 3, 60])),
+        Trouble::Slow => Some(vec![Rule::everywhere(When::Always, Fault::Rate(1))]),
         Trouble::Absent => Some(vec![Rule::everywhere(When::Always, Fault::Status(404))]),
         Trouble::BlackHole => {
             bad = format!("http://{}{PATH}", mirrors.network.black_hole()?);
