@@ -3,7 +3,7 @@ CARGO ?= cargo
 triple = $(shell rustc --print host-tuple)
 built = $(or $(CARGO_TARGET_DIR),target)/$(triple)
 
-.PHONY: build demo demo-stop test matrix bench lint deps
+.PHONY: build demo demo-stop test matrix soak bench lint deps
 
 build:  ## both binaries, side by side in out/
 	$(CARGO) build --locked --profile init --package rootbeam-init --bin init
@@ -22,6 +22,10 @@ test: build  ## unit tests and the claims of both beds
 
 matrix: build  ## the wide cases; rows that held for the same binaries are not run again
 	ROOTBEAM_MATRIX=1 $(CARGO) test --locked --package rootbeam-qemu-tests --test claims
+
+soak: build  ## boots under random faults; SOAK=1000 of them, from number SEED on, MINUTES=60 at most
+	ROOTBEAM_SOAK=$(or $(SOAK),1000) ROOTBEAM_SEED=$(SEED) ROOTBEAM_SOAK_MINUTES=$(MINUTES) \
+	$(CARGO) test --locked --package rootbeam-qemu-tests --test claims -- --test-threads=12
 
 bench: build  ## the budgets as ratios; ROWS="init ram-100" chooses, RUNS=9 repeats, JSON=FILE keeps
 	$(CARGO) build --locked --release --package rootbeam-qemu-tests --bins

@@ -156,6 +156,17 @@ pub fn probe_with_noise(size: u64) -> Result<PathBuf> {
     Ok(image)
 }
 
+/// An image of exactly `size` bytes that reports its world: [`probe`], and noise of `seed` behind the end of its
+/// filesystem, so that no two places or seeds have the same bytes.
+pub fn probe_of(size: u64, seed: u64) -> Result<Vec<u8>> {
+    let mut image = fs::read(probe()?)?;
+    let more = usize::try_from(size)?.checked_sub(image.len());
+    let start = image.len();
+    image.resize(start + more.with_context(|| format!("the probe alone has {start} bytes, more than {size}"))?, 0);
+    fastrand::Rng::with_seed(seed).fill(image.get_mut(start..).unwrap_or_default());
+    Ok(image)
+}
+
 /// Writes a file of the same noise on every machine.
 fn noise(path: &Path, size: u64) -> Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
@@ -175,8 +186,21 @@ pub fn published(image: &Path, name: &str) -> Result<TempDir> {
     let folder = tempfile::tempdir_in(cache("images")?)?;
     let copy = folder.path().join(name);
     fs::hard_link(image, &copy).or_else(|_| fs::copy(image, &copy).map(drop))?;
-    run(Command::new(shipped_rootbeam()?).args(["--quiet", "image", "manifest"]).arg(&copy))?;
+    manifest(&copy)?;
     Ok(folder)
+}
+
+/// The same for an image in memory.
+pub fn published_bytes(image: &[u8], name: &str) -> Result<TempDir> {
+    let folder = tempfile::tempdir_in(cache("images")?)?;
+    let copy = folder.path().join(name);
+    fs::write(&copy, image)?;
+    manifest(&copy)?;
+    Ok(folder)
+}
+
+fn manifest(image: &Path) -> Result<()> {
+    run(Command::new(shipped_rootbeam()?).args(["--quiet", "image", "manifest"]).arg(image)).map(drop)
 }
 
 /// Busybox's init with a login on the first serial port; root's password is `rootbeam`.

@@ -70,14 +70,16 @@ fn close_at_exec() -> Result<()> {
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("cannot close descriptors") }
 }
 
-/// glibc starts programs with its two internal signals ignored, which lasts across exec; a kernel ignores none.
-fn default_internal_signals() -> Result<()> {
-    for signal in [32, 33] {
+/// Ignored signals stay so across exec, and a kernel ignores none: glibc starts programs with its two internal ones (32
+/// and 33) ignored, and whatever started the tests may have added others, as nohup does.
+fn default_signals() -> Result<()> {
+    const FIXED: [libc::c_int; 2] = [libc::SIGKILL, libc::SIGSTOP];
+    for signal in (1..=64).filter(|signal| !FIXED.contains(signal)) {
         // The kernel's struct sigaction: handler (0 is the default), flags, restorer, mask.
         let default = [0_usize; 4];
         let nothing = std::ptr::null_mut::<usize>();
-        // SAFETY: the kernel reads one struct of this size and writes none; glibc sets handlers for these two signals
-        // only in processes with threads, which this one is not.
+        // SAFETY: the kernel reads one struct of this size and writes none; no handler of this process is
+        // needed any more, since it execs next.
         let done = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, 8) };
         anyhow::ensure!(done == 0, "cannot reset signal {signal}: {}", std::io::Error::last_os_error());
     }
@@ -172,7 +174,7 @@ fn become_init(spec: &Spec, console: OwnedFd) -> Result<std::convert::Infallible
     // The clock and the modules are the host's.
     rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SYS_TIME)?;
     rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SYS_MODULE)?;
-    default_internal_signals()?;
+    default_signals()?;
     rustix::process::setsid()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (args, env) = kernel_words(&spec.cmdline);

@@ -212,6 +212,11 @@ impl Guest {
         children.split_whitespace().next().context("the machine has ended")?.parse().context("not a process id")
     }
 
+    /// Process id, as the host sees it, of the machine's worker of that role, if it runs now.
+    pub fn worker(&self, role: &str) -> Result<Option<rustix::process::Pid>> {
+        worker(self.pid()?, role)
+    }
+
     /// Waits for the probe and its first report; `None` if the machine ended before.
     pub fn probe(&mut self) -> Result<Option<(Probe, World)>> {
         let timeout = self.limit.try_into()?;
@@ -258,6 +263,17 @@ impl Guest {
         self.events.read_line(&mut line)?;
         Ok(if line.is_empty() { None } else { Some(serde_json::from_str(&line)?) })
     }
+}
+
+/// Process id of the child that `init` calls by that role, if there is one now; both as the host sees them.
+pub fn worker(init: u32, role: &str) -> Result<Option<rustix::process::Pid>> {
+    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
+    let is_worker = |pid: &&str| {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).next() == Some(role.as_bytes())
+    };
+    let pid = children.split_whitespace().find(is_worker).map(str::parse).transpose()?;
+    Ok(pid.and_then(rustix::process::Pid::from_raw))
 }
 
 impl Drop for Guest {

@@ -5,8 +5,10 @@ use crate::servers::dnsmasq::Dnsmasq;
 use crate::servers::http::HttpServer;
 use crate::servers::site::Site;
 use anyhow::{Context, Result};
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// A server's network, `10.77.0.0/24` unless said otherwise. Its services end with it.
 #[derive(Debug)]
@@ -106,9 +108,31 @@ impl Network {
 
     /// Serves `site` on a port of the server.
     pub fn http_on(&self, port: u16, site: Site) -> Result<HttpServer> {
+        HttpServer::serve(self.listen(port)?, site)
+    }
+
+    /// A listener on a port of the server.
+    pub fn listen(&self, port: u16) -> Result<TcpListener> {
         let address = self.server();
-        let listener = self.namespace.enter(|| TcpListener::bind((address.as_str(), port)))?;
-        HttpServer::serve(listener.with_context(|| format!("cannot listen on {address}:{port}"))?, site)
+        let patience = Instant::now() + Duration::from_secs(5);
+        loop {
+            match self.namespace.enter(|| TcpListener::bind((address.as_str(), port)))? {
+                // A child of another thread holds a listener that was closed here until it is exec'd.
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                listener => return listener.with_context(|| format!("cannot listen on {address}:{port}")),
+            }
+        }
+    }
+
+    /// An address of the network that is there and never answers: packets to it vanish.
+    pub fn black_hole(&self) -> Result<String> {
+        let address = format!("10.{}.0.66", self.subnet);
+        self.namespace.ip(&format!("addr add {address}/24 dev lan"))?;
+        // What comes in is dropped by the route that an answer would take.
+        self.namespace.ip(&format!("rule add from {address} blackhole"))?;
+        Ok(address)
     }
 
     /// The server's address: its DHCP, DNS and HTTP.

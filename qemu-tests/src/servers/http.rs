@@ -1,13 +1,16 @@
 //! A small HTTP/1.1 server with ranges and validators, which commits faults on request and remembers what it sent.
 
-use crate::servers::fault::{Fault, Rule, When};
-use crate::servers::site::{Reader, Site};
+use crate::servers::answer::{answer, request};
+use crate::servers::fault::{Fault, Rule, Standing, When};
+use crate::servers::site::Site;
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{BufReader, PipeReader, PipeWriter};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A request and what came of it.
@@ -27,6 +30,8 @@ pub struct Exchange {
     pub sent: u64,
     /// Number of the connection, counted from 0.
     pub connection: usize,
+    /// When the request was read, since the server was made.
+    pub at: Duration,
 }
 
 /// A running server. It ends with this value; open connections are cut.
@@ -34,34 +39,36 @@ pub struct Exchange {
 pub struct HttpServer {
     shared: Arc<Shared>,
     address: SocketAddr,
+    door: Option<Door>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    site: Site,
+pub(super) struct Shared {
+    pub(super) site: Site,
+    begun: Instant,
     state: Mutex<State>,
     news: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    rules: Vec<Rule>,
+    rules: Vec<Arc<Standing>>,
     counts: BTreeMap<String, usize>,
+    sent: BTreeMap<String, u64>,
     log: Vec<Exchange>,
+    answers: u64,
+    accepted: usize,
     connections: Vec<TcpStream>,
-    stopped: bool,
 }
 
 impl HttpServer {
     /// Serves `site` on a listener, wherever that was bound.
     pub fn serve(listener: TcpListener, site: Site) -> Result<Self> {
         let address = listener.local_addr().context("a listener without an address")?;
-        // The accepting thread polls; a client that is gone before it is accepted must not hold it.
-        listener.set_nonblocking(true)?;
-        let shared = Arc::new(Shared { site, state: Mutex::default(), news: Condvar::new() });
-        let accepting = Arc::clone(&shared);
-        std::thread::spawn(move || accept(&listener, &accepting));
-        Ok(Self { shared, address })
+        let shared = Shared { site, begun: Instant::now(), state: Mutex::default(), news: Condvar::new() };
+        let mut server = Self { shared: Arc::new(shared), address, door: None };
+        server.resume(listener)?;
+        Ok(server)
     }
 
     /// Serves `site` on a free port of this machine's loopback; guests of QEMU reach it as 10.0.2.2.
@@ -77,13 +84,19 @@ impl HttpServer {
 
     /// With a fault for the requests of `path`.
     pub fn fault(self, path: &str, when: When, fault: Fault) -> Self {
-        self.commit(Rule { path: Some(path.to_owned()), when, fault });
+        self.commit(Rule::of(path, when, fault));
+        self
+    }
+
+    /// With all these faults.
+    pub fn faults(self, rules: impl IntoIterator<Item = Rule>) -> Self {
+        rules.into_iter().for_each(|rule| self.commit(rule));
         self
     }
 
     /// Adds a fault while the server runs.
     pub fn commit(&self, rule: Rule) {
-        self.shared.lock().rules.push(rule);
+        self.shared.lock().rules.push(Arc::new(Standing::new(rule)));
     }
 
     /// Takes all faults away.
@@ -98,39 +111,52 @@ impl HttpServer {
 
     /// Waits until the log satisfies `done`, and returns it.
     pub fn wait_log(&self, limit: Duration, done: impl Fn(&[Exchange]) -> bool) -> Result<Vec<Exchange>> {
+        let state = self.wait(limit, |state| done(&state.log))?;
+        Ok(state.log.clone())
+    }
+
+    /// Bytes of body that went out for `path`, those of unfinished exchanges included.
+    pub fn sent(&self, path: &str) -> u64 {
+        self.shared.lock().sent.get(path).copied().unwrap_or_default()
+    }
+
+    /// Waits until so many bytes of body went out for `path`.
+    pub fn wait_sent(&self, path: &str, bytes: u64, limit: Duration) -> Result<()> {
+        self.wait(limit, |state| state.sent.get(path).is_some_and(|sent| *sent >= bytes)).map(drop)
+    }
+
+    fn wait(&self, limit: Duration, done: impl Fn(&State) -> bool) -> Result<MutexGuard<'_, State>> {
         let deadline = Instant::now() + limit;
         let mut state = self.shared.lock();
-        while !done(&state.log) {
+        while !done(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
             anyhow::ensure!(!left.is_zero(), "the HTTP log after {limit:?}: {:#?}", state.log);
             state = self.shared.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        Ok(state.log.clone())
+        Ok(state)
     }
 
-    /// Bytes of body that went out for `path`.
-    pub fn sent(&self, path: &str) -> u64 {
-        self.shared.lock().log.iter().filter(|exchange| exchange.path == path).map(|exchange| exchange.sent).sum()
-    }
-
-    /// Cuts every open connection, as a server that is killed.
+    /// Cuts every open connection.
     pub fn cut(&self) {
-        cut(&mut self.shared.lock());
+        self.shared.cut();
     }
-}
 
-fn cut(state: &mut State) {
-    for connection in state.connections.drain(..) {
-        // It may be closed already.
-        let _ = connection.shutdown(Shutdown::Both);
+    /// Stops listening and cuts every connection, as a server that is killed. Faults, counts and log stay.
+    pub fn stop(&mut self) {
+        self.door = None;
+        self.shared.cut();
+    }
+
+    /// Serves again, after [`Self::stop`], on a new listener.
+    pub fn resume(&mut self, listener: TcpListener) -> Result<()> {
+        self.door = Some(Door::open(listener, &self.shared)?);
+        Ok(())
     }
 }
 
 impl Drop for HttpServer {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.stopped = true;
-        cut(&mut state);
+        self.stop();
     }
 }
 
@@ -139,227 +165,101 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request and tells what befalls it.
-    fn faults(&self, path: &str) -> Vec<Fault> {
+    /// Counts a request and tells what has to do with it.
+    fn concern(&self, path: &str) -> Vec<Arc<Standing>> {
         let mut state = self.lock();
         let count = state.counts.entry(path.to_owned()).or_default();
         *count += 1;
         let nth = *count;
-        let concerns = |rule: &&Rule| rule.path.as_deref().is_none_or(|of| of == path) && rule.when.hits(nth);
-        state.rules.iter().filter(concerns).map(|rule| rule.fault.clone()).collect()
+        state.rules.iter().filter(|rule| rule.concerns(path, nth)).map(Arc::clone).collect()
+    }
+
+    /// Counts bytes of body that went out.
+    pub(super) fn count(&self, path: &str, bytes: u64) {
+        let mut state = self.lock();
+        match state.sent.get_mut(path) {
+            Some(sent) => *sent += bytes,
+            None => drop(state.sent.insert(path.to_owned(), bytes)),
+        }
+        drop(state);
+        self.news.notify_all();
+    }
+
+    /// A number that no answer had before.
+    pub(super) fn fresh(&self) -> u64 {
+        let mut state = self.lock();
+        state.answers += 1;
+        state.answers
+    }
+
+    fn cut(&self) {
+        for connection in self.lock().connections.drain(..) {
+            // It may be closed already.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn converse(&self, stream: &TcpStream, connection: usize) {
+        let mut reader = BufReader::new(stream);
+        while let Ok(Some(mut exchange)) = request(&mut reader, connection) {
+            exchange.at = self.begun.elapsed();
+            let faults = self.concern(&exchange.path);
+            let stay = answer(stream, self, &faults, &mut exchange);
+            self.lock().log.push(exchange);
+            self.news.notify_all();
+            if !stay.unwrap_or(false) {
+                break;
+            }
+        }
+        // The client may have closed it first.
+        let _ = stream.shutdown(Shutdown::Both);
     }
 }
 
-/// Accepts until the server is dropped: polled, because a blocked accept in another network namespace cannot be woken
-/// by connecting to it.
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-    let mut number = 0;
+/// A listener that is served. Dropped, it is closed before that returns, so that its port can be bound anew.
+#[derive(Debug)]
+struct Door {
+    wake: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    fn open(listener: TcpListener, shared: &Arc<Shared>) -> Result<Self> {
+        // The accepting thread polls; a client that is gone before it is accepted must not hold it.
+        listener.set_nonblocking(true)?;
+        let (end, wake) = std::io::pipe()?;
+        let shared = Arc::clone(shared);
+        let thread = std::thread::spawn(move || accept(&listener, &end, &shared));
+        Ok(Self { wake: Some(wake), thread: Some(thread) })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.wake = None;
+        // A thread that panicked has closed its listener too.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Accepts until the pipe is closed at its other end.
+fn accept(listener: &TcpListener, end: &PipeReader, shared: &Arc<Shared>) {
     loop {
-        let mut ready = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
-        let polled = rustix::event::poll(&mut ready, Some(&timeout));
-        let mut state = shared.lock();
-        if state.stopped {
-            return;
-        }
-        if polled != Ok(1) {
+        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
+        if poll(&mut ready, None).is_err() {
             continue;
         }
+        let [_, ended] = ready;
+        if !ended.revents().is_empty() {
+            return;
+        }
         let Ok((stream, _)) = listener.accept() else { continue };
+        let mut state = shared.lock();
         state.connections.extend(stream.try_clone());
+        let number = state.accepted;
+        state.accepted += 1;
         drop(state);
         let shared = Arc::clone(shared);
-        std::thread::spawn(move || converse(&stream, &shared, number));
-        number += 1;
+        std::thread::spawn(move || shared.converse(&stream, number));
     }
-}
-
-fn converse(stream: &TcpStream, shared: &Shared, connection: usize) {
-    let mut reader = BufReader::new(stream);
-    while let Ok(Some(mut exchange)) = request(&mut reader, connection) {
-        let faults = shared.faults(&exchange.path);
-        let stay = answer(stream, shared, &faults, &mut exchange);
-        shared.lock().log.push(exchange);
-        shared.news.notify_all();
-        if !stay.unwrap_or(false) {
-            break;
-        }
-    }
-    // The client may have closed it first.
-    let _ = stream.shutdown(Shutdown::Both);
-}
-
-/// A request's head; bodies of requests are not expected. `None` at the end of the connection.
-fn request(reader: &mut impl BufRead, connection: usize) -> io::Result<Option<Exchange>> {
-    let mut first = String::new();
-    reader.read_line(&mut first)?;
-    let mut words = first.split_whitespace();
-    let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(None) };
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    let (method, path) = (method.to_owned(), path.to_owned());
-    Ok(Some(Exchange { method, path, headers, status: 0, range: 0..0, sent: 0, connection }))
-}
-
-/// Answers; tells whether the connection stays.
-fn answer(mut stream: &TcpStream, shared: &Shared, faults: &[Fault], exchange: &mut Exchange) -> io::Result<bool> {
-    for fault in faults {
-        match fault {
-            Fault::Delay(pause) => std::thread::sleep(*pause),
-            Fault::Hangup => return Ok(false),
-            Fault::Raw(bytes) => {
-                stream.write_all(bytes)?;
-                return Ok(false);
-            }
-            Fault::Status(status) => return refuse(stream, exchange, *status, ""),
-            Fault::Redirect(to) => return refuse(stream, exchange, 302, &format!("Location: {to}\r\n")),
-            _ => {}
-        }
-    }
-    let path = exchange.path.split('?').next().unwrap_or_default();
-    let Some(content) = shared.site.get(path).and_then(|content| content.open().ok()) else {
-        return refuse(stream, exchange, 404, "");
-    };
-    let size = content.size();
-    let true_etag = format!("\"{size:x}-{:x}\"", fingerprint(&content));
-    let etag = faults.iter().find_map(|fault| if let Fault::Etag(tag) = fault { Some(tag) } else { None });
-    let etag = etag.unwrap_or(&true_etag);
-    let mut range = match asked_range(exchange, size, etag).filter(|_| !faults.contains(&Fault::IgnoreRange)) {
-        None => 0..size,
-        Some(range) if range.is_empty() => {
-            return refuse(stream, exchange, 416, &format!("Content-Range: bytes */{size}\r\n"));
-        }
-        Some(range) => {
-            exchange.status = 206;
-            range
-        }
-    };
-    let mut close = wants_close(exchange);
-    let (mut length_error, mut no_length) = (0, false);
-    for fault in faults {
-        match fault {
-            Fault::ShiftRange(by) => range.start = (range.start + by).min(range.end),
-            Fault::WrongLength(by) => (length_error, close) = (*by, true),
-            Fault::NoLength => (no_length, close) = (true, true),
-            Fault::Close => close = true,
-            _ => {}
-        }
-    }
-    let mut head = String::from("HTTP/1.1 ");
-    if exchange.status == 206 {
-        let Range { start, end } = range;
-        head += &format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{size}\r\n", end.saturating_sub(1));
-    } else {
-        exchange.status = 200;
-        head += "200 OK\r\n";
-    }
-    head += &format!("ETag: {etag}\r\nAccept-Ranges: bytes\r\nContent-Type: application/octet-stream\r\n");
-    if !no_length {
-        head += &format!("Content-Length: {}\r\n", (range.end - range.start).saturating_add_signed(length_error));
-    }
-    if close {
-        head += "Connection: close\r\n";
-    }
-    stream.write_all((head + "\r\n").as_bytes())?;
-    exchange.range = range;
-    if exchange.method != "HEAD" {
-        send_body(stream, &content, faults, exchange)?;
-    }
-    Ok(!close)
-}
-
-fn wants_close(exchange: &Exchange) -> bool {
-    exchange.headers.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
-}
-
-fn refuse(mut stream: &TcpStream, exchange: &mut Exchange, status: u16, extra: &str) -> io::Result<bool> {
-    let reason = match status {
-        302 => "Found",
-        403 => "Forbidden",
-        404 => "Not Found",
-        416 => "Range Not Satisfiable",
-        429 => "Too Many Requests",
-        500 => "Internal Server Error",
-        503 => "Service Unavailable",
-        _ => "Status",
-    };
-    exchange.status = status;
-    let body = if exchange.method == "HEAD" { String::new() } else { format!("{status} {reason}\n") };
-    let length = body.len();
-    let head = format!("HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n{extra}");
-    stream.write_all((head + "\r\n" + &body).as_bytes())?;
-    Ok(!wants_close(exchange))
-}
-
-/// The single range asked for; empty if it cannot be satisfied, `None` if all is wanted.
-fn asked_range(exchange: &Exchange, size: u64, etag: &str) -> Option<Range<u64>> {
-    if exchange.headers.get("if-range").is_some_and(|tag| tag != etag) {
-        return None;
-    }
-    let (start, end) = exchange.headers.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
-    let range = match (start.parse::<u64>(), end.parse::<u64>()) {
-        (Ok(start), Ok(last)) => start..last.saturating_add(1).min(size),
-        (Ok(start), Err(_)) => start..size,
-        (Err(_), Ok(suffix)) => size.saturating_sub(suffix)..size,
-        (Err(_), Err(_)) => return None,
-    };
-    Some(range)
-}
-
-/// A validator that changes with the contents: their first and last bytes.
-fn fingerprint(content: &Reader) -> u32 {
-    let mut bytes = [0; 8192];
-    let (first, last) = bytes.split_at_mut(4096);
-    // A short read leaves zeros, which is as good.
-    let _ = content.read_at(first, 0);
-    let _ = content.read_at(last, content.size().saturating_sub(4096));
-    bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-/// Sends the exchange's range. An error or a cut ends the connection.
-fn send_body(mut stream: &TcpStream, content: &Reader, faults: &[Fault], exchange: &mut Exchange) -> io::Result<()> {
-    let (mut cut, mut stall, mut rate, mut flips) = (u64::MAX, None, None, Vec::new());
-    for fault in faults {
-        match fault {
-            Fault::CutAfter(bytes) => cut = *bytes,
-            Fault::StallAfter(bytes, pause) => (cut, stall) = (*bytes, Some(*pause)),
-            Fault::FlipBit(offset) => flips.push(*offset),
-            Fault::Rate(bytes) => rate = Some(*bytes),
-            _ => {}
-        }
-    }
-    let begun = Instant::now();
-    let mut buffer =
-        vec![0; rate.map_or(1 << 17, |rate| usize::try_from(rate / 20).unwrap_or(1 << 17).clamp(1, 1 << 17))];
-    let Range { start, end } = exchange.range;
-    while start + exchange.sent < end {
-        if exchange.sent >= cut {
-            std::thread::sleep(stall.unwrap_or_default());
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        let at = start + exchange.sent;
-        let wanted = usize::try_from((end - at).min(cut - exchange.sent)).unwrap_or(usize::MAX).min(buffer.len());
-        let count = content.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at)?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        for flip in &flips {
-            let byte = flip.checked_sub(at).and_then(|index| buffer.get_mut(usize::try_from(index).ok()?));
-            if let Some(byte) = byte {
-                *byte ^= 1;
-            }
-        }
-        let count = stream.write(buffer.get(..count).unwrap_or_default())?;
-        exchange.sent += count as u64;
-        if let Some(rate) = rate {
-            let due = Duration::from_secs_f64(exchange.sent as f64 / rate as f64);
-            std::thread::sleep(due.saturating_sub(begun.elapsed()));
-        }
-    }
-    Ok(())
 }

@@ -1,6 +1,11 @@
-//! Servers for machines under test: an HTTP server that lies on request, and dnsmasq.
+//! Servers for machines under test: an HTTP server that lies on request, a name server that fails on request, and real
+//! ones: nginx, `rootbeam serve`, dnsmasq.
 
+mod answer;
+pub mod dns;
 pub mod dnsmasq;
 pub mod fault;
 pub mod http;
+pub mod nginx;
+pub mod serve;
 pub mod site;

@@ -28,14 +28,18 @@ impl Site {
     }
 
     /// With a file at `path` (which begins with a slash).
-    pub fn file(mut self, path: &str, file: &Path) -> Self {
-        self.0.insert(path.to_owned(), Content::File(file.to_owned()));
-        self
+    pub fn file(self, path: &str, file: &Path) -> Self {
+        self.content(path, Content::File(file.to_owned()))
     }
 
     /// With bytes at `path` (which begins with a slash).
-    pub fn bytes(mut self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        self.0.insert(path.to_owned(), Content::Bytes(bytes.into().into()));
+    pub fn bytes(self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        self.content(path, Content::Bytes(bytes.into().into()))
+    }
+
+    /// With contents at `path` (which begins with a slash).
+    pub fn content(mut self, path: &str, content: Content) -> Self {
+        self.0.insert(path.to_owned(), content);
         self
     }
 

@@ -3,6 +3,7 @@
 mod beds;
 mod boots;
 mod errors;
+mod fetching;
 mod foreign;
 mod inits;
 mod matrix;
@@ -11,9 +12,24 @@ use rootbeam_qemu_tests::claim;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    match fetching::soak::asked_for() {
+        Ok(None) => {}
+        Ok(Some(schedules)) => return claim::run(schedules),
+        Err(error) => {
+            eprintln!("cannot soak: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
     let claims = match claim::matrix() {
-        true => vec![beds::rows(), matrix::rows()],
-        false => vec![beds::claims(), boots::claims(), inits::claims(), errors::claims(), foreign::claims()],
+        true => vec![beds::rows(), matrix::rows(), fetching::rows()],
+        false => vec![
+            beds::claims(),
+            boots::claims(),
+            inits::claims(),
+            errors::claims(),
+            fetching::claims(),
+            foreign::claims(),
+        ],
     };
     claim::run(claims.into_iter().flatten().collect())
 }

@@ -2,10 +2,10 @@
 
 use crate::row::{Budget, Row, Unit};
 use crate::runs::{Samples, alternate};
-use crate::server::Nginx;
 use anyhow::{Context, Result};
 use rootbeam_initramfs::inspect::Report;
 use rootbeam_qemu_tests::packages::{self, Kernel, Suite};
+use rootbeam_qemu_tests::servers::nginx::Nginx;
 use rootbeam_qemu_tests::world::World;
 use rootbeam_qemu_tests::{archives, images, qemu};
 use std::path::{Path, PathBuf};

@@ -5,7 +5,6 @@ mod emulated;
 mod memory;
 mod row;
 mod runs;
-mod server;
 mod wires;
 
 use anyhow::{Context, Result, bail};

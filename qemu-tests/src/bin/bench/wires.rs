@@ -2,13 +2,13 @@
 
 use crate::row::{Budget, Row, Unit};
 use crate::runs::alternate;
-use crate::server::Nginx;
 use anyhow::{Context, Result, ensure};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::failure::Step;
 use rootbeam_init::report::Report;
 use rootbeam_qemu_tests::command::run;
 use rootbeam_qemu_tests::netns::{self, Boot, Namespace, Network, Nic};
+use rootbeam_qemu_tests::servers::nginx::Nginx;
 use rootbeam_qemu_tests::{archives, images, places};
 use std::path::PathBuf;
 use std::process::Command;

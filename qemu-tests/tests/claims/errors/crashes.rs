@@ -12,7 +12,7 @@ use rootbeam_init::report::ImageReport;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::images;
 use rootbeam_qemu_tests::images::published;
-use rootbeam_qemu_tests::netns::{self, Guest};
+use rootbeam_qemu_tests::netns;
 use rootbeam_qemu_tests::outcome::{Booted, Outcome};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rootbeam_qemu_tests::servers::site::Site;
@@ -34,18 +34,6 @@ pub fn claims() -> Vec<Trial> {
             survives(role::NET, "@rootbeam-net was ended by signal 9; it is started again")
         }),
     ]
-}
-
-/// The host's process id of a worker of the machine.
-fn worker(guest: &Guest, role: &str) -> Result<rustix::process::Pid> {
-    let init = guest.pid()?;
-    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
-    let is_worker = |pid: &&str| {
-        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        arguments.split(|byte| *byte == 0).next() == Some(role.as_bytes())
-    };
-    let pid = children.split_whitespace().find(is_worker).with_context(|| format!("no {role} among {children}"))?;
-    rustix::process::Pid::from_raw(pid.parse()?).context("not a process id")
 }
 
 fn survives(role: &str, said: &str) -> Result<()> {
@@ -77,7 +65,8 @@ fn boot_and_kill(scene: &Scene, words: &str, role: &str) -> Result<(Booted, Imag
     let mut guest = scene.machine(words)?.start()?;
     let before = guest.console().wait_for(" %), ", SOON)?;
     ensure!(!before.contains("(100 %)"), "the image was complete already: {before}");
-    rustix::process::kill_process(worker(&guest, role)?, rustix::process::Signal::KILL)?;
+    let worker = guest.worker(role)?.with_context(|| format!("no {role} runs"))?;
+    rustix::process::kill_process(worker, rustix::process::Signal::KILL)?;
     let (probe, world) = guest.probe()?.context("the machine ended")?;
     probe.power_off()?;
     let booted = guest.finish(Some(world))?;
