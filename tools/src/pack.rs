@@ -30,6 +30,11 @@ Examples:
       for any machine with wired Ethernet, with this machine's kernel
   rootbeam pack --modules rootfs --preset qemu --key web.pub -o initrd.img
       for QEMU, with the kernel in the tree rootfs; only images signed with web.pub will boot
+  rootbeam pack --modules rootfs --key ann.pub --key bob.pub --key eve.pub --key-threshold 2 --min-version 40 -o initrd.img
+      only images that two of the three signed, of version 40 or newer
+
+`rootbeam keygen` makes keys, `rootbeam sign` signs manifests; minisign's own work too. No option on the kernel command
+line can loosen what is packed here.
 
 Exit codes: 0 made, 1 refused or failed (nothing is written), 2 wrong usage")]
 pub struct Args {
@@ -48,6 +53,12 @@ pub struct Args {
     /// A public minisign key; only images signed by one of the packed keys will boot; may be repeated
     #[arg(long, value_name = "PUB")]
     pub key: Vec<PathBuf>,
+    /// How many of the packed keys must have signed an image (default: any one of them)
+    #[arg(long, value_name = "N", requires = "key")]
+    pub key_threshold: Option<u8>,
+    /// The least version of a manifest that will boot, so that no old image comes back under its old signature
+    #[arg(long, value_name = "N", requires = "key")]
+    pub min_version: Option<u64>,
     /// Root certificates to trust for https
     #[arg(long, value_name = "PEM")]
     pub ca: Option<PathBuf>,
@@ -141,6 +152,8 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         init: &inputs.init,
         shell: inputs.shell.as_deref(),
         keys: &inputs.keys,
+        key_threshold: args.key_threshold,
+        min_version: args.min_version,
         ca: inputs.ca.as_deref(),
         config: inputs.config.as_deref(),
         build_time: inputs.epoch.unwrap_or(inputs.newest),
