@@ -159,14 +159,14 @@ pub fn store(cause: &StoreCause, sources: &[Source], running_kernel: &str) -> Fa
 }
 
 /// What a manifest's signatures lack, and what to do about it.
-fn signature(fault: &SignatureFault) -> (String, &'static str) {
+pub fn signature(fault: &SignatureFault) -> (String, &'static str) {
     const SIGN: &str = "sign it with `rootbeam sign MANIFEST -s KEY`, and publish MANIFEST.minisig beside it";
     match fault {
         SignatureFault::Missing => ("it is not signed, and this initramfs has a key packed".to_owned(), SIGN),
         SignatureFault::Unreadable => ("its signature file holds no minisign signature".to_owned(), SIGN),
         SignatureFault::Foreign { keys } => (
-            format!("it is signed by {}, which is not packed in this initramfs", trust::listed(keys)),
-            "sign the manifest with a key that was packed, or pack the key that signed it",
+            format!("it is signed by {}, and by none of the trusted keys", trust::listed(keys)),
+            "sign it with a key that was packed, or pack the one that signed it with `rootbeam pack --key`",
         ),
         SignatureFault::Altered { key } => (
             format!("its signature by {key} is wrong: it was altered since, or the signature is of another manifest"),
@@ -178,7 +178,7 @@ fn signature(fault: &SignatureFault) -> (String, &'static str) {
         ),
         SignatureFault::TooFew { keys, needed } => (
             format!(
-                "it is signed by {} of the {needed} packed keys that are needed ({})",
+                "it is signed by {} of the {needed} trusted keys that are needed ({})",
                 keys.len(),
                 trust::listed(keys)
             ),
