@@ -18,6 +18,8 @@ const AFTER_HELP: &str = "\
 From a tree to a machine that runs in RAM:
   rootbeam image build /srv/web-root -o web.squashfs    the root filesystem, from a folder or a tar
   rootbeam image manifest web.squashfs                  what a boot verifies it by
+  rootbeam keygen web                                   once: web.key and web.pub, for machines that believe only you
+  rootbeam sign web.squashfs.manifest -s web.key        then: `rootbeam pack --key web.pub` boots nothing else
   rootbeam pack --modules /lib/modules/$(uname -r) -o initramfs.zst    what a kernel boots it with
   rootbeam serve .                                      the folder over HTTP, with ranges
   rootbeam boot --kernel vmlinuz --initramfs initramfs.zst --image web.squashfs
