@@ -173,8 +173,8 @@ pub fn signature(fault: &SignatureFault) -> (String, &'static str) {
             "sign the manifest again, and publish manifest and signature together",
         ),
         SignatureFault::Legacy { key } => (
-            format!("its signature by {key} is of the kind that minisign made before version 0.10"),
-            "sign it with `rootbeam sign`, or with minisign 0.10 or newer without -l",
+            format!("its signature by {key} is of minisign's legacy kind, which no boot takes"),
+            "sign it with `rootbeam sign`, or with minisign without -l (old versions: with -H)",
         ),
         SignatureFault::TooFew { keys, needed } => (
             format!(

@@ -95,7 +95,10 @@ mod tests {
             assert_eq!(cause(&[key, (contract::MIN_VERSION, number)]), "it holds no number of its kind");
             assert_eq!(cause(&[key, (contract::KEY_THRESHOLD, number)]), "it holds no number of its kind");
         }
-        assert_eq!(cause(&[key, (contract::KEY_THRESHOLD, "2")]), "a threshold of 2 cannot be met by 1 keys");
+        assert_eq!(
+            cause(&[key, (contract::KEY_THRESHOLD, "2")]),
+            "the threshold is 2, and must be from 1 to the number of keys, which is 1"
+        );
         assert!(cause(&[(contract::MIN_VERSION, "2")]).starts_with("a least version means nothing without a key"));
         assert!(cause(&[key, ("etc/rootbeam/min-version/x", "")]).contains("directory"));
     }

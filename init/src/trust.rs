@@ -98,7 +98,7 @@ impl Key {
 pub struct Signed {
     /// Whose it says it is.
     pub key: KeyId,
-    /// Whether it is over the BLAKE2b hash of the manifest, as minisign makes them since 0.10; others do not count.
+    /// Whether it is over the BLAKE2b hash of the manifest; minisign's legacy kind is not, and does not count.
     pub prehashed: bool,
     /// Its four lines, as they are in the file.
     pub text: String,
@@ -147,7 +147,7 @@ pub enum SignatureFault {
         /// The key.
         key: KeyId,
     },
-    /// A packed key's signature is of the kind that minisign made before 0.10.
+    /// A packed key's signature is of minisign's legacy kind.
     Legacy {
         /// The key.
         key: KeyId,
@@ -173,8 +173,8 @@ pub enum AnchorFault {
     /// More than [`MAX_KEYS`].
     #[error("there are {0} keys, and at most {MAX_KEYS} can be trusted")]
     TooMany(usize),
-    /// A threshold that no number of signatures or every one meets.
-    #[error("a threshold of {needed} cannot be met by {keys} keys")]
+    /// A threshold that nothing or everything meets.
+    #[error("the threshold is {needed}, and must be from 1 to the number of keys, which is {keys}")]
     Threshold {
         /// Signatures that are asked for.
         needed: u8,
@@ -338,6 +338,34 @@ zdaJkGLFkTO7nppXsT+lg6jH9mhz5FaY81Rqeavu5J2uBr4QiBsVJzGgYAgn2AoO5LWVaZiqvjJokLal
             assert_eq!(fault(b"test", nothing), SignatureFault::Unreadable, "{nothing}");
         }
         assert_eq!(anchors(&[KEY_A], 1).signers(b"test", b"\xff"), Err(SignatureFault::Unreadable));
+    }
+
+    #[test]
+    fn no_file_makes_it_panic() {
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut draw = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) as usize % below
+        };
+        let good = [KEY_A, BY_A, OLD_BY_A, BY_B].concat().into_bytes();
+        let mut read = 0;
+        for _ in 0..5000 {
+            let mut file = good.clone();
+            for _ in 0..draw(6) {
+                let at = draw(file.len());
+                match draw(3) {
+                    0 => file.truncate(at),
+                    1 => file.insert(at, b"\n=: \xff"[draw(5)]),
+                    _ => file[at] ^= 1 << draw(8),
+                }
+                file.push(b'\n');
+            }
+            read += signatures(&file).len();
+            let _ = Key::parse(&String::from_utf8_lossy(&file));
+        }
+        assert!(read > 1000, "hardly anything was read, so hardly anything was tried");
     }
 
     #[test]

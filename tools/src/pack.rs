@@ -5,7 +5,7 @@ use crate::term::{Bytes, Term};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use rootbeam_init::modules::devices::Devices;
-use rootbeam_init::settings::check_words;
+use rootbeam_init::settings::{Settings, check_words};
 use rootbeam_initramfs::assembly::{self, Named, Parts};
 use rootbeam_initramfs::closure::{Closure, Collector};
 use rootbeam_initramfs::compress::Packing;
@@ -142,6 +142,9 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         .flat_map(|(name, packed)| packed.modinfo.firmware.iter().map(move |file| (name.as_str(), file.as_str())));
     let firmware = Firmware::find(&kernel, wanted)?;
     let inputs = Inputs::read(&args)?;
+    if let Some(failure) = inputs.config.as_deref().and_then(|config| Settings::parse(config, b"").0.proofs().err()) {
+        bail!("--config: {}: {}; nothing would boot with it", failure.object, failure.cause);
+    }
     for warning in inputs.config.as_deref().map(check_words).unwrap_or_default() {
         term.warn(format_args!("--config: {warning}"));
     }

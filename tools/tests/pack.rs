@@ -296,6 +296,7 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
     root.file("in/dynamic", &elf(3, None));
     root.file("in/text", b"hello\n");
     root.file("in/same.pub", KEY.as_bytes());
+    root.file("in/misspelt", b"rootbeam.verify=yes\n");
     for (error, expected) in [
         (
             root.refusal(|a| a.init = Some(root.path("in/script"))),
@@ -314,7 +315,11 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
         ),
         (
             root.refusal(|a| (a.key, a.key_threshold) = (vec![root.path("in/web.pub")], Some(2))),
-            "a threshold of 2 cannot be met by 1 keys",
+            "the threshold is 2, and must be from 1 to the number of keys, which is 1",
+        ),
+        (
+            root.refusal(|a| a.config = Some(root.path("in/misspelt"))),
+            "--config: rootbeam.verify=yes: its value must be require or default; nothing would boot with it",
         ),
         (root.refusal(|a| a.min_version = Some(2)), "a least version means nothing without a key"),
         (root.refusal(|a| a.ca = Some(root.path("in/text"))), "the CA file holds no certificate"),
