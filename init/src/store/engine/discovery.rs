@@ -75,6 +75,11 @@ impl Engine {
         }
     }
 
+    /// Whether no image counts without a manifest.
+    pub(super) fn demands_manifest(&self) -> bool {
+        self.wanted.anchors.demand_signatures() || self.wanted.manifest.is_some()
+    }
+
     /// Says so where another manifest than this one is asked for.
     fn is_not_the_pinned(&self, source: SourceIndex, bytes: &[u8]) -> Option<StoreCause> {
         let (expected, found) = (self.wanted.manifest?, Sha256::of(bytes));
@@ -149,7 +154,7 @@ impl Engine {
             let cause = self.sources.verdict().unwrap_or(StoreCause::Unverified);
             return self.fail(cause);
         };
-        if self.wanted.anchors.demand_signatures() || self.wanted.manifest.is_some() {
+        if self.demands_manifest() {
             // What is wrong with the manifest of one source tells more than that another has none.
             let cause = self.sources.verdict().unwrap_or(StoreCause::ManifestMissing { source: first });
             return self.fail(cause);

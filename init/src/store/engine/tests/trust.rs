@@ -72,3 +72,22 @@ fn what_is_wrong_with_one_sources_manifest_tells_more_than_that_another_has_none
     let cause = StoreCause::Signature { source: 0, fault: SignatureFault::Missing };
     assert_eq!(news(&run.failed(NOT_FOUND)), [StoreNews::Failed(cause)]);
 }
+
+#[test]
+fn a_demanded_manifest_is_waited_for_while_it_may_still_come() {
+    let pinned = |wanted: &mut Wanted| wanted.manifest = Some(Sha256::of(&manifest()));
+    let signed = |wanted: &mut Wanted| wanted.anchors = one_key().0;
+    for demand in [&pinned as &dyn Fn(&mut Wanted), &signed] {
+        let mut wanted = wanted(&["http://a/web.img", "http://b/web.img"]);
+        demand(&mut wanted);
+        let mut run = Run::new(wanted);
+        run.on(Event::Fetcher);
+        run.failed(FetchCause::Refused);
+        run.failed(NOT_FOUND);
+        for _ in 0..20 {
+            run.now += 40_000;
+            assert_eq!(urls(&run.on(Event::Timer)), ["http://a/web.img.manifest"]);
+            assert!(!news(&run.failed(FetchCause::Refused)).iter().any(|news| matches!(news, StoreNews::Failed(_))));
+        }
+    }
+}
