@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Boots the machine: returns only where that failed. Called again, it goes on with what is there already.
 pub fn boot(machine: &mut Machine) -> Result<Infallible, Failure> {
+    machine.settings.proofs()?;
     machine.settings.sources()?;
     let mut crew = match machine.crew.take() {
         Some(crew) => crew,

@@ -5,6 +5,7 @@ use crate::failure::{Failure, Step};
 use crate::label::Label;
 use crate::messages::{FetchCause, FilesystemKind, NetCause, SourceIndex, StoreCause, TlsFault};
 use crate::settings::values::{Source, human};
+use crate::trust::{self, SignatureFault};
 
 /// There is no network.
 pub fn network(cause: &NetCause) -> Failure {
@@ -89,13 +90,24 @@ pub fn store(cause: &StoreCause, sources: &[Source], running_kernel: &str) -> Fa
         StoreCause::ChunkList { source } => {
             manifest(source, "its chunk list (IMAGE.chunks) does not have the hashes that it names".to_owned(), REMAKE)
         }
-        StoreCause::Signature { source, present } => manifest(
+        StoreCause::ManifestMissing { source } => manifest(
             source,
-            match present {
-                true => "its signature is by none of the packed keys".to_owned(),
-                false => "it is not signed, and this initramfs has a key packed".to_owned(),
-            },
-            "sign the manifest with the key that was packed, or pack the key that signed it",
+            "there is none, and this boot takes no image without a signed or pinned one".to_owned(),
+            "make one with `rootbeam image manifest IMAGE`, sign it with `rootbeam sign`, and publish it beside the image",
+        ),
+        StoreCause::Signature { source, fault } => {
+            let (cause, remedy) = signature(fault);
+            manifest(source, cause, remedy)
+        }
+        StoreCause::ManifestHash { source, expected, found } => manifest(
+            source,
+            format!("its SHA-256 is {found}, and rootbeam.manifest= asks for {expected}"),
+            "publish the manifest that was pinned, or correct rootbeam.manifest= if the new one is meant",
+        ),
+        StoreCause::ManifestTooOld { source, version, floor } => manifest(
+            source,
+            format!("it has version {version}, and this initramfs boots none below {floor}"),
+            "publish the newer image, or pack the initramfs again with a lower `rootbeam pack --min-version`",
         ),
         StoreCause::Kernel { required } => Failure::new(
             Step::Manifest,
@@ -142,6 +154,35 @@ pub fn store(cause: &StoreCause, sources: &[Source], running_kernel: &str) -> Fa
             "image in memory",
             format!("the kernel refused the memory: {}", std::io::Error::from_raw_os_error(*errno)),
             "give the machine more RAM",
+        ),
+    }
+}
+
+/// What a manifest's signatures lack, and what to do about it.
+pub fn signature(fault: &SignatureFault) -> (String, &'static str) {
+    const SIGN: &str = "sign it with `rootbeam sign MANIFEST -s KEY`, and publish MANIFEST.minisig beside it";
+    match fault {
+        SignatureFault::Missing => ("it is not signed, and this initramfs has a key packed".to_owned(), SIGN),
+        SignatureFault::Unreadable => ("its signature file holds no minisign signature".to_owned(), SIGN),
+        SignatureFault::Foreign { keys } => (
+            format!("it is signed by {}, and by none of the trusted keys", trust::listed(keys)),
+            "sign it with a key that was packed, or pack the one that signed it with `rootbeam pack --key`",
+        ),
+        SignatureFault::Altered { key } => (
+            format!("its signature by {key} is wrong: it was altered since, or the signature is of another manifest"),
+            "sign the manifest again, and publish manifest and signature together",
+        ),
+        SignatureFault::Legacy { key } => (
+            format!("its signature by {key} is of minisign's legacy kind, which no boot takes"),
+            "sign it with `rootbeam sign`, or with minisign without -l (old versions: with -H)",
+        ),
+        SignatureFault::TooFew { keys, needed } => (
+            format!(
+                "it is signed by {} of the {needed} trusted keys that are needed ({})",
+                keys.len(),
+                trust::listed(keys)
+            ),
+            "let another keyholder add a signature with `rootbeam sign MANIFEST -s KEY --add`",
         ),
     }
 }

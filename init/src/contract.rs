@@ -33,8 +33,12 @@ pub const INITRD_RELEASE: &str = "etc/initrd-release";
 /// Command-line words packed with the archive, one or more a line, `#` to the end of the line is a comment.
 /// Words of the real command line come after them, so they win.
 pub const CONFIG: &str = "etc/rootbeam/config";
-/// Public minisign keys, one file each.
+/// Public minisign keys, one file each. Where there is one, only manifests that are signed count.
 pub const KEYS: &str = "etc/rootbeam/keys";
+/// How many of the keys must have signed a manifest, decimal; 1 where the file is missing.
+pub const KEY_THRESHOLD: &str = "etc/rootbeam/key-threshold";
+/// The least version of a manifest that is booted, decimal; any where the file is missing.
+pub const MIN_VERSION: &str = "etc/rootbeam/min-version";
 /// Trusted root certificates for https, PEM.
 pub const CA: &str = "etc/rootbeam/ca.pem";
 /// A statically linked busybox; there only where the packer was told `--shell`.

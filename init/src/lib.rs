@@ -45,3 +45,4 @@ pub mod root;
 pub mod settings;
 pub mod store;
 pub mod sys;
+pub mod trust;

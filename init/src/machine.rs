@@ -171,8 +171,9 @@ impl Machine {
         Ok(Wanted {
             sources: self.settings.image.iter().map(|source| source.as_str().to_owned()).collect(),
             sha256: self.settings.sha256,
+            manifest: self.settings.manifest,
             require_verified: self.settings.require_verified,
-            keys: keys::packed(Path::new("/"))?,
+            anchors: keys::packed(Path::new("/"))?,
             kernel,
             stall_seconds: self.settings.stall,
         })
@@ -189,9 +190,10 @@ impl Machine {
     /// Keeps what is known of the image.
     pub fn take_image(&mut self, received: &Received) {
         let facts = &received.facts;
-        self.report.verification = report::verification(facts.trust).to_owned();
-        if facts.trust == Trust::Unverified {
-            self.warn(self.report.verification.clone());
+        self.report.verification = report::verification(facts, self.settings.manifest);
+        match facts.trust {
+            Trust::Unverified => self.warn(self.report.verification.clone()),
+            _ => log::info!("{}", self.report.verification),
         }
         self.report.warnings.extend(received.admitted.warning.clone());
         self.report.image = Some(ImageReport {
@@ -202,6 +204,8 @@ impl Machine {
             size: facts.size,
             sha256: facts.sha256,
             trust: facts.trust,
+            signers: facts.signers.clone(),
+            manifest: facts.manifest,
             version: facts.version,
             tally: received.tally,
             device: None,

@@ -2,8 +2,9 @@
 
 use crate::digest::Sha256;
 use crate::failure::{Failure, Step};
-use crate::messages::{Compressor, FilesystemKind, Tally, Trust};
+use crate::messages::{Compressor, FilesystemKind, ImageFacts, Tally, Trust};
 use crate::settings::values::human;
+use crate::trust::{KeyId, listed};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -86,6 +87,12 @@ pub struct ImageReport {
     pub size: u64,
     pub sha256: Option<Sha256>,
     pub trust: Trust,
+    /// The packed keys that signed the manifest.
+    #[serde(default)]
+    pub signers: Vec<KeyId>,
+    /// SHA-256 of the manifest, as `rootbeam.manifest=` takes it.
+    #[serde(default)]
+    pub manifest: Option<Sha256>,
     pub version: Option<u64>,
     pub tally: Tally,
     /// The RAM disk.
@@ -184,13 +191,22 @@ fn row(f: &mut fmt::Formatter<'_>, step: &str, milliseconds: u64, bytes: u64, ra
     writeln!(f, "{step:<9} {seconds:>4}.{rest:03} s {:>11} {:>11} RAM  {what}", amount(bytes), amount(ram))
 }
 
-/// The words for a trust.
-pub fn verification(trust: Trust) -> &'static str {
-    match trust {
-        Trust::Signed => "signed: the manifest's signature was checked with a packed key, every chunk by the manifest",
-        Trust::Pinned => "pinned: the image has the SHA-256 of the command line",
-        Trust::Checksummed => "checksummed: undamaged by a manifest or checksum from the server, which is not signed",
-        Trust::Unverified => "UNVERIFIED: no manifest, no checksum, no key",
+/// How an image is vouched for, in words; `pin` is `rootbeam.manifest=`.
+pub fn verification(facts: &ImageFacts, pin: Option<Sha256>) -> String {
+    match (facts.trust, facts.signers.as_slice()) {
+        (Trust::Signed, [one]) => format!("signed: the manifest by the packed key {one}, every chunk is as it says"),
+        (Trust::Signed, keys) => {
+            format!("signed: the manifest by the packed keys {}, every chunk is as it says", listed(keys))
+        }
+        (Trust::Pinned, _) => match pin {
+            Some(_) => "pinned: the manifest has the SHA-256 of the command line, every chunk is as it says",
+            None => "pinned: the image has the SHA-256 of the command line",
+        }
+        .to_owned(),
+        (Trust::Checksummed, _) => {
+            "checksummed: undamaged by a manifest or checksum from the server, which is not signed".to_owned()
+        }
+        (Trust::Unverified, _) => "UNVERIFIED: no manifest, no checksum, no key".to_owned(),
     }
 }
 
@@ -221,6 +237,32 @@ mod tests {
         assert_eq!(text.lines().nth(2), Some(network));
     }
 
+    fn facts(trust: Trust, signers: &[u64]) -> ImageFacts {
+        ImageFacts {
+            filesystem: FilesystemKind::Squashfs,
+            compressor: Compressor::Zstd,
+            size: 1,
+            sha256: None,
+            trust,
+            signers: signers.iter().copied().map(KeyId).collect(),
+            manifest: None,
+            version: None,
+        }
+    }
+
+    #[test]
+    fn whoever_signed_is_named() {
+        let pin = Some(Sha256([7; 32]));
+        assert_eq!(
+            verification(&facts(Trust::Signed, &[0xE762, 0xA0]), pin),
+            "signed: the manifest by the packed keys E762, A0, every chunk is as it says"
+        );
+        assert_eq!(
+            verification(&facts(Trust::Pinned, &[]), pin),
+            "pinned: the manifest has the SHA-256 of the command line, every chunk is as it says"
+        );
+    }
+
     #[test]
     fn a_source_in_trouble_is_told_of() {
         let share = Share {
@@ -241,7 +283,7 @@ mod tests {
     #[test]
     fn the_first_line_of_the_file_says_how_it_was_verified() {
         let mut report = Report::new("6.1.0-1-amd64");
-        report.verification = verification(Trust::Unverified).to_owned();
+        report.verification = verification(&facts(Trust::Unverified, &[]), None);
         let text = report.render();
         assert_eq!(text.lines().nth(1), Some("  \"verification\": \"UNVERIFIED: no manifest, no checksum, no key\","));
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);

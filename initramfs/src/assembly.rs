@@ -7,6 +7,7 @@ use crate::firmware::Firmware;
 use crate::kernel::Kernel;
 use crate::tree::{Node, Tree};
 use rootbeam_init::contract;
+use rootbeam_init::trust::{AnchorFault, Anchors};
 
 /// A file that the operator adds, by a single path component.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,10 @@ pub struct Parts<'a> {
     pub shell: Option<&'a [u8]>,
     /// Public minisign keys.
     pub keys: &'a [Named],
+    /// How many of them must have signed a manifest; one where nothing is said.
+    pub key_threshold: Option<u8>,
+    /// The least version of a manifest that boots.
+    pub min_version: Option<u64>,
     /// Trusted root certificates, PEM.
     pub ca: Option<&'a [u8]>,
     /// Words for the command line.
@@ -49,9 +54,9 @@ pub enum AssemblyError {
     /// The shell cannot run.
     #[error("the shell cannot be packed: {0}")]
     Shell(Unfit),
-    /// Not a public key.
-    #[error("{0} is not a public minisign key (a comment line, then one line of base64)")]
-    Key(String),
+    /// Keys, threshold or floor that init would refuse.
+    #[error(transparent)]
+    Trust(#[from] AnchorFault),
     /// Two keys of one name.
     #[error("two keys have the file name {0}: rename one")]
     SameKey(String),
@@ -104,13 +109,20 @@ impl Parts<'_> {
 
     fn add_trust(&self, tree: &mut Tree) -> Result<(), AssemblyError> {
         for Named { name, data } in self.keys {
-            let text = std::str::from_utf8(data).map_err(|_| AssemblyError::Key(name.clone()))?;
-            minisign_verify::PublicKey::decode(text).map_err(|_| AssemblyError::Key(name.clone()))?;
             let path = format!("{}/{name}", contract::KEYS);
             if tree.get(&path).is_some() {
                 return Err(AssemblyError::SameKey(name.clone()));
             }
             tree.file(&path, data.as_slice());
+        }
+        // What init would refuse is refused when it is packed.
+        let named: Vec<_> = self.keys.iter().map(|key| (key.name.as_str(), key.data.as_slice())).collect();
+        Anchors::new(&named, self.key_threshold, self.min_version)?;
+        if let Some(needed) = self.key_threshold {
+            tree.file(contract::KEY_THRESHOLD, format!("{needed}\n"));
+        }
+        if let Some(version) = self.min_version {
+            tree.file(contract::MIN_VERSION, format!("{version}\n"));
         }
         if let Some(ca) = self.ca {
             let begins = b"-----BEGIN CERTIFICATE-----";

@@ -4,6 +4,7 @@ use crate::archive::{Archive, ArchiveError, read};
 use crate::compress::Compression;
 use crate::newc::{Entry, kind};
 use rootbeam_init::contract;
+use rootbeam_init::trust::{self, KeyId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -100,6 +101,8 @@ pub struct Item {
 pub struct Key {
     /// File name.
     pub name: String,
+    /// Its number, where it is a key.
+    pub id: Option<KeyId>,
     /// The key itself, base64.
     pub key: String,
 }
@@ -123,6 +126,10 @@ pub struct Report {
     pub settings: Vec<String>,
     /// Keys that it trusts.
     pub keys: Vec<Key>,
+    /// How many of them must have signed a manifest, where the archive says so; else one.
+    pub key_threshold: Option<u8>,
+    /// The least version of a manifest that boots.
+    pub min_version: Option<u64>,
     /// Number of root certificates that it trusts.
     pub certificates: usize,
     /// Whether it has a shell.
@@ -159,9 +166,11 @@ impl Report {
             rooms,
             kernels: kernels(&contents),
             name,
-            build_time: text(contract::BUILD_TIME).and_then(|time| time.trim().parse().ok()),
+            build_time: number(text(contract::BUILD_TIME)),
             settings: text(contract::CONFIG).map(|text| words(&text)).unwrap_or_default(),
             keys: files.iter().filter_map(|(path, data)| key(path, data)).collect(),
+            key_threshold: number(text(contract::KEY_THRESHOLD)),
+            min_version: number(text(contract::MIN_VERSION)),
             certificates: text(contract::CA).map_or(0, |pem| pem.matches("-----BEGIN CERTIFICATE-----").count()),
             shell: ["bin/sh", "usr/bin/sh"].iter().any(|sh| contents.iter().any(|item| item.path == *sh)),
             contents,
@@ -241,8 +250,16 @@ fn words(config: &str) -> Vec<String> {
 
 fn key(path: &str, data: &[u8]) -> Option<Key> {
     let name = path.strip_prefix(contract::KEYS)?.strip_prefix('/')?;
-    let key = String::from_utf8_lossy(data).lines().nth(1).unwrap_or_default().trim().to_owned();
-    Some(Key { name: name.to_owned(), key })
+    let text = String::from_utf8_lossy(data);
+    let (id, key) = match trust::Key::parse(&text) {
+        Some(key) => (Some(key.id()), key.as_str().to_owned()),
+        None => (None, text.lines().next_back().unwrap_or_default().to_owned()),
+    };
+    Some(Key { name: name.to_owned(), id, key })
+}
+
+fn number<N: std::str::FromStr>(text: Option<String>) -> Option<N> {
+    text?.trim().parse().ok()
 }
 
 #[cfg(test)]

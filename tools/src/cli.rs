@@ -1,6 +1,6 @@
 //! The command line, and how a result becomes an exit code.
 
-use crate::{boot, image, inspect, pack, report, serve, term::Term};
+use crate::{boot, image, inspect, keygen, pack, report, serve, sign, term::Term};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt;
 use std::process::ExitCode;
@@ -18,6 +18,8 @@ const AFTER_HELP: &str = "\
 From a tree to a machine that runs in RAM:
   rootbeam image build /srv/web-root -o web.squashfs    the root filesystem, from a folder or a tar
   rootbeam image manifest web.squashfs                  what a boot verifies it by
+  rootbeam keygen web                                   once: web.key and web.pub, for machines that believe only you
+  rootbeam sign web.squashfs.manifest -s web.key        then: `rootbeam pack --key web.pub` boots nothing else
   rootbeam pack --modules /lib/modules/$(uname -r) -o initramfs.zst    what a kernel boots it with
   rootbeam serve .                                      the folder over HTTP, with ranges
   rootbeam boot --kernel vmlinuz --initramfs initramfs.zst --image web.squashfs
@@ -55,6 +57,10 @@ pub enum Command {
     Pack(pack::Args),
     /// Show what an initramfs holds
     Inspect(inspect::Args),
+    /// Make a key pair to sign manifests with
+    Keygen(keygen::Args),
+    /// Sign a manifest
+    Sign(sign::Args),
     /// Serve a folder over HTTP to machines that boot
     Serve(serve::Args),
     /// Run a QEMU machine from a kernel, an initramfs and an image
@@ -100,6 +106,8 @@ fn run(command: Command, term: &Term) -> anyhow::Result<()> {
         Command::Image(command) => image::run(command, term),
         Command::Pack(args) => pack::run(args, term),
         Command::Inspect(args) => inspect::run(args),
+        Command::Keygen(args) => keygen::run(&args, term),
+        Command::Sign(args) => sign::run(&args, term),
         Command::Serve(args) => serve::run(args, term),
         Command::Boot(args) => boot::run(args, term),
         Command::Report(args) => report::run(&args),

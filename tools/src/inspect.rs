@@ -73,7 +73,15 @@ pub fn render(report: &Report) -> String {
         row("setting", &printable(setting, SHOWN));
     }
     for key in &report.keys {
-        row("key", &printable(&format!("{} {}", key.name, key.key), SHOWN));
+        let id = key.id.map_or_else(|| "no minisign key:".to_owned(), |id| id.to_string());
+        row("key", &printable(&format!("{} {id} {}", key.name, key.key), SHOWN));
+    }
+    if !report.keys.is_empty() {
+        let needed = report.key_threshold.unwrap_or(1);
+        row("signatures", &format!("{needed} of these {} keys must have signed a manifest", report.keys.len()));
+    }
+    if let Some(version) = report.min_version {
+        row("min version", &format!("manifests below version {version} do not boot"));
     }
     row("certificates", &report.certificates.to_string());
     row("shell", if report.shell { "yes" } else { "no" });

@@ -4,9 +4,12 @@ pub mod boot;
 pub mod cli;
 pub mod image;
 pub mod inspect;
+pub mod keygen;
 pub mod pack;
 pub mod report;
 pub mod serve;
+pub mod sign;
 pub mod term;
 
 mod output;
+mod password;

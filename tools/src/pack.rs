@@ -5,7 +5,7 @@ use crate::term::{Bytes, Term};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use rootbeam_init::modules::devices::Devices;
-use rootbeam_init::settings::check_words;
+use rootbeam_init::settings::{Settings, check_words};
 use rootbeam_initramfs::assembly::{self, Named, Parts};
 use rootbeam_initramfs::closure::{Closure, Collector};
 use rootbeam_initramfs::compress::Packing;
@@ -30,6 +30,11 @@ Examples:
       for any machine with wired Ethernet, with this machine's kernel
   rootbeam pack --modules rootfs --preset qemu --key web.pub -o initrd.img
       for QEMU, with the kernel in the tree rootfs; only images signed with web.pub will boot
+  rootbeam pack --modules rootfs --key ann.pub --key bob.pub --key eve.pub --key-threshold 2 --min-version 40 -o initrd.img
+      only images that two of the three signed, of version 40 or newer
+
+`rootbeam keygen` makes keys, `rootbeam sign` signs manifests; minisign's own work too. No option on the kernel command
+line can loosen what is packed here.
 
 Exit codes: 0 made, 1 refused or failed (nothing is written), 2 wrong usage")]
 pub struct Args {
@@ -48,6 +53,12 @@ pub struct Args {
     /// A public minisign key; only images signed by one of the packed keys will boot; may be repeated
     #[arg(long, value_name = "PUB")]
     pub key: Vec<PathBuf>,
+    /// How many of the packed keys must have signed an image (default: any one of them)
+    #[arg(long, value_name = "N", requires = "key")]
+    pub key_threshold: Option<u8>,
+    /// The least version of a manifest that will boot, so that no old image comes back under its old signature
+    #[arg(long, value_name = "N", requires = "key")]
+    pub min_version: Option<u64>,
     /// Root certificates to trust for https
     #[arg(long, value_name = "PEM")]
     pub ca: Option<PathBuf>,
@@ -131,6 +142,9 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         .flat_map(|(name, packed)| packed.modinfo.firmware.iter().map(move |file| (name.as_str(), file.as_str())));
     let firmware = Firmware::find(&kernel, wanted)?;
     let inputs = Inputs::read(&args)?;
+    if let Some(failure) = inputs.config.as_deref().and_then(|config| Settings::parse(config, b"").0.proofs().err()) {
+        bail!("--config: {}: {}; nothing would boot with it", failure.object, failure.cause);
+    }
     for warning in inputs.config.as_deref().map(check_words).unwrap_or_default() {
         term.warn(format_args!("--config: {warning}"));
     }
@@ -141,6 +155,8 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         init: &inputs.init,
         shell: inputs.shell.as_deref(),
         keys: &inputs.keys,
+        key_threshold: args.key_threshold,
+        min_version: args.min_version,
         ca: inputs.ca.as_deref(),
         config: inputs.config.as_deref(),
         build_time: inputs.epoch.unwrap_or(inputs.newest),

@@ -2,6 +2,7 @@
 
 use rootbeam::pack::{Args, Compress, Preset};
 use rootbeam::term::Term;
+use rootbeam_init::trust::KeyId;
 use rootbeam_initramfs::inspect::{Key, Report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,6 +11,9 @@ use std::process::Command;
 
 const KEY: &str =
     "untrusted comment: minisign public key 1\nRWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n";
+
+const OTHER_KEY: &str =
+    "untrusted comment: minisign public key 2\nRWQ/EDVLQA4LTn/ucE7kWG1ZWIcEHA8YvRHiQNu9AoFOfYfrgNQEqBA1\n";
 
 /// An x86-64 ELF file: a program of one segment, or with `fields` a module with that `.modinfo`.
 fn elf(segment: u32, fields: Option<&[&str]>) -> Vec<u8> {
@@ -92,6 +96,8 @@ impl Root {
             preset: Preset::Generic,
             include_module: vec![],
             key: vec![],
+            key_threshold: None,
+            min_version: None,
             ca: None,
             config: None,
             microcode: None,
@@ -198,9 +204,30 @@ fn the_archive_holds_exactly_what_init_expects() {
     assert_eq!(report.kernels, ["6.1"]);
     assert_eq!(report.settings, ["rootbeam.image=http://10.0.2.2/web.squashfs quiet"]);
     let key = KEY.lines().nth(1).unwrap().to_owned();
-    assert_eq!(report.keys, [Key { name: "web.pub".into(), key }]);
+    let id = Some(KeyId(0xE762_0F18_42B4_E81F));
+    assert_eq!(report.keys, [Key { name: "web.pub".into(), id, key }]);
+    assert_eq!((report.key_threshold, report.min_version), (None, None));
     assert_eq!((report.certificates, report.shell), (1, true));
     assert!(report.name.unwrap().starts_with("rootbeam initramfs "));
+}
+
+#[test]
+fn threshold_and_floor_are_packed_and_shown() {
+    let root = Root::new();
+    root.file("in/bob.pub", OTHER_KEY.as_bytes());
+    let key = vec![root.path("in/web.pub"), root.path("in/bob.pub")];
+    run(Args { key, key_threshold: Some(2), min_version: Some(40), ..root.args("initrd") }).unwrap();
+    let report = report(&root.path("initrd"));
+    assert_eq!((report.key_threshold, report.min_version), (Some(2), Some(40)));
+    let shown = rootbeam::inspect::render(&report);
+    for line in [
+        "key          bob.pub 4E0B0E404B35103F RWQ/EDVLQA4LTn/ucE7kWG1ZWIcEHA8YvRHiQNu9AoFOfYfrgNQEqBA1",
+        "key          web.pub E7620F1842B4E81F RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
+        "signatures   2 of these 2 keys must have signed a manifest",
+        "min version  manifests below version 40 do not boot",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
 }
 
 #[test]
@@ -268,6 +295,8 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
     root.file("in/script", b"#!/bin/sh\n");
     root.file("in/dynamic", &elf(3, None));
     root.file("in/text", b"hello\n");
+    root.file("in/same.pub", KEY.as_bytes());
+    root.file("in/misspelt", b"rootbeam.verify=yes\n");
     for (error, expected) in [
         (
             root.refusal(|a| a.init = Some(root.path("in/script"))),
@@ -280,6 +309,19 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
         ),
         (root.refusal(|a| a.key = vec![root.path("in/text")]), "text is not a public minisign key"),
         (root.refusal(|a| a.key = vec![root.path("in/web.pub"); 2]), "two keys have the file name web.pub"),
+        (
+            root.refusal(|a| a.key = vec![root.path("in/web.pub"), root.path("in/same.pub")]),
+            "web.pub and same.pub are the same key: it counts once",
+        ),
+        (
+            root.refusal(|a| (a.key, a.key_threshold) = (vec![root.path("in/web.pub")], Some(2))),
+            "the threshold is 2, and must be from 1 to the number of keys, which is 1",
+        ),
+        (
+            root.refusal(|a| a.config = Some(root.path("in/misspelt"))),
+            "--config: rootbeam.verify=yes: its value must be require or default; nothing would boot with it",
+        ),
+        (root.refusal(|a| a.min_version = Some(2)), "a least version means nothing without a key"),
         (root.refusal(|a| a.ca = Some(root.path("in/text"))), "the CA file holds no certificate"),
         (root.refusal(|a| a.microcode = Some(root.path("in/text"))), "ROOT/in/text: it is neither an uncompressed"),
         (root.refusal(|a| a.include_module = vec!["e1000".into()]), "--include-module: kernel 6.1 has no module e1000"),

@@ -2,6 +2,7 @@
 
 use crate::digest::Sha256;
 use crate::label::Label;
+use crate::trust::{Anchors, KeyId, SignatureFault};
 use serde::{Deserialize, Serialize};
 
 /// The place of a source in the order of `rootbeam.image=`, from 0. PID 1 knows the URL behind it.
@@ -14,14 +15,16 @@ pub struct Wanted {
     pub sources: Vec<String>,
     /// The whole image's SHA-256 from the command line.
     pub sha256: Option<Sha256>,
+    /// The SHA-256 of the one manifest that counts, from the command line.
+    pub manifest: Option<Sha256>,
     /// Whether an image with neither manifest nor hash is refused.
     pub require_verified: bool,
     /// Release of the running kernel, compared with the manifest's.
     pub kernel: Label,
     /// Seconds without a byte after which a connection counts as stalled.
     pub stall_seconds: u32,
-    /// Packed public keys, minisign's base64 lines. Where there is one, only a manifest signed by one of them counts.
-    pub keys: Vec<String>,
+    /// What the archive trusts. Where that is a key, only signed manifests count, whatever the fields above say.
+    pub anchors: Anchors,
 }
 
 /// PID 1 to the store.
@@ -46,7 +49,7 @@ pub enum StoreOrder {
 pub enum Trust {
     /// A signed manifest, checked with a packed key.
     Signed,
-    /// A hash on the command line.
+    /// A hash of the image, or of its manifest, on the command line.
     Pinned,
     /// A manifest or checksum file from a server, not signed: guards against damage, not against the server.
     Checksummed,
@@ -92,6 +95,10 @@ pub struct ImageFacts {
     pub sha256: Option<Sha256>,
     /// How well it is vouched for.
     pub trust: Trust,
+    /// The packed keys that signed its manifest.
+    pub signers: Vec<KeyId>,
+    /// SHA-256 of the manifest's own bytes, by which `rootbeam.manifest=` pins it.
+    pub manifest: Option<Sha256>,
     /// The manifest's version.
     pub version: Option<u64>,
 }
@@ -233,12 +240,35 @@ pub enum StoreCause {
         /// Where it came from.
         source: SourceIndex,
     },
-    /// A key is packed, and the manifest's signature is missing or not by it.
+    /// There is no manifest, and this boot takes no image without one.
+    ManifestMissing {
+        /// The first source that has none.
+        source: SourceIndex,
+    },
+    /// A key is packed, and the manifest is not signed as it must be.
     Signature {
         /// Where the manifest came from.
         source: SourceIndex,
-        /// Whether there is a signature at all.
-        present: bool,
+        /// What its signatures lack.
+        fault: SignatureFault,
+    },
+    /// The manifest is not the one that was asked for.
+    ManifestHash {
+        /// Where it came from.
+        source: SourceIndex,
+        /// The hash asked for.
+        expected: Sha256,
+        /// The hash of its bytes.
+        found: Sha256,
+    },
+    /// The manifest is older than this archive boots.
+    ManifestTooOld {
+        /// Where it came from.
+        source: SourceIndex,
+        /// Its version.
+        version: u64,
+        /// The least version that boots.
+        floor: u64,
     },
     /// The manifest requires another kernel.
     Kernel {

@@ -144,6 +144,8 @@ mod tests {
             size: 1 << 30,
             sha256: Some(crate::digest::Sha256([7; 32])),
             trust: Trust::Signed,
+            signers: vec![crate::trust::KeyId(8)],
+            manifest: Some(crate::digest::Sha256([6; 32])),
             version: Some(9),
         };
         let cause = FetchCause::Status { status: 503, retry_after: Some(30) };
@@ -158,6 +160,7 @@ mod tests {
             },
             StoreNews::Done { facts, tally },
             StoreNews::Failed(StoreCause::Fetch { source: 0, cause }),
+            StoreNews::Failed(StoreCause::ManifestTooOld { source: 0, version: 6, floor: 7 }),
             StoreNews::Failed(StoreCause::Kernel { required: label("6.1.0-1-amd64") }),
         ];
         assert!(feed(&good, 0x1991) > 1000, "hardly anything was decoded, so hardly anything was tried");

@@ -22,6 +22,8 @@ pub struct Settings {
     pub image: Vec<Source>,
     /// `rootbeam.sha256=`.
     pub sha256: Option<Sha256>,
+    /// `rootbeam.manifest=`.
+    pub manifest: Option<Sha256>,
     /// `rootbeam.verify=require`.
     pub require_verified: bool,
     /// `rootbeam.overlay.size=`.
@@ -56,6 +58,8 @@ pub struct Settings {
     pub blacklist: Vec<String>,
     /// `MODULE.PARAMETER=VALUE` words, for the modules that are loaded.
     pub module_parameters: Vec<(String, String)>,
+    /// Words that say what to verify by and cannot be understood: with one of them nothing is booted.
+    pub unclear: Vec<Notice>,
 }
 
 impl Default for Settings {
@@ -63,6 +67,7 @@ impl Default for Settings {
         Self {
             image: Vec::new(),
             sha256: None,
+            manifest: None,
             require_verified: false,
             overlay: None,
             reserve: None,
@@ -80,6 +85,7 @@ impl Default for Settings {
             nameservers: Vec::new(),
             blacklist: Vec::new(),
             module_parameters: Vec::new(),
+            unclear: Vec::new(),
         }
     }
 }
@@ -100,6 +106,8 @@ pub enum Fault {
     Unknown(Option<&'static str>),
     /// The value is none of this option's.
     Value(Expected),
+    /// The same of an option that says what to verify by.
+    Proof(Expected),
 }
 
 impl std::fmt::Display for Notice {
@@ -109,6 +117,7 @@ impl std::fmt::Display for Notice {
             Fault::Unknown(Some(near)) => write!(f, "unknown option {word} is ignored; did you mean {near}?"),
             Fault::Unknown(None) => write!(f, "unknown option {word} is ignored; the README lists all options"),
             Fault::Value(expected) => write!(f, "{word} is ignored: its value must be {expected}"),
+            Fault::Proof(expected) => write!(f, "{word} forbids to boot: its value must be {expected}"),
         }
     }
 }
@@ -121,7 +130,11 @@ impl Settings {
         let mut explicit_log = None;
         for word in cmdline::words_of_file(packed).into_iter().chain(cmdline::words(line)) {
             if let Err(fault) = settings.apply(&word, &mut explicit_log) {
-                notices.push(Notice { word: printable(&String::from_utf8_lossy(&word.render()), 80), fault });
+                let notice = Notice { word: printable(&String::from_utf8_lossy(&word.render()), 90), fault };
+                if let Fault::Proof(_) = notice.fault {
+                    settings.unclear.push(notice.clone());
+                }
+                notices.push(notice);
             }
         }
         let usual = if settings.quiet { log::LevelFilter::Warn } else { log::LevelFilter::Info };
@@ -142,15 +155,17 @@ impl Settings {
                     value()?.split(',').filter(|s| !s.is_empty()).take(MAX_SOURCES).map(Source::parse).collect();
                 self.image = sources.map_err(Fault::Value)?;
             }
-            "rootbeam.sha256" => {
-                let digest = Sha256::parse(value()?);
-                self.sha256 = Some(digest.map_err(|e| Fault::Value(Expected(e.to_string())))?);
+            "rootbeam.sha256" => self.sha256 = Some(word.text().and_then(hash).ok_or_else(|| proof(DIGITS))?),
+            "rootbeam.manifest" => {
+                let digits = word.text().and_then(|text| text.strip_prefix("sha256:"));
+                let digest = digits.and_then(hash).ok_or_else(|| proof("sha256: and 64 hexadecimal digits"))?;
+                self.manifest = Some(digest);
             }
-            "rootbeam.verify" => match value()? {
-                "require" => self.require_verified = true,
+            "rootbeam.verify" => match word.text() {
+                Some("require") => self.require_verified = true,
                 // A packed `require` is not loosened from outside.
-                "default" => {}
-                _ => return Err(Fault::Value(Expected("require or default".to_owned()))),
+                Some("default") => {}
+                _ => return Err(proof("require or default")),
             },
             "rootbeam.overlay.size" => self.overlay = Some(Amount::parse(value()?).map_err(Fault::Value)?),
             "rootbeam.reserve" => self.reserve = Some(values::bytes(value()?).map_err(Fault::Value)?),
@@ -190,6 +205,19 @@ impl Settings {
         Ok(())
     }
 
+    /// Whether it is clear what the image is to be verified by: a misspelt hash must not boot what it was to exclude.
+    pub fn proofs(&self) -> Result<(), Failure> {
+        match self.unclear.first() {
+            Some(Notice { word, fault: Fault::Proof(expected) | Fault::Value(expected) }) => Err(Failure::new(
+                Step::Settings,
+                word.clone(),
+                format!("its value must be {expected}"),
+                "correct it on the kernel command line, or in the file that was packed with `rootbeam pack --config`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The sources of the image, of which there is at least one.
     pub fn sources(&self) -> Result<&[Source], Failure> {
         if self.image.is_empty() {
@@ -208,6 +236,17 @@ impl Settings {
 const MAX_SOURCES: usize = 32;
 /// resolv.conf(5) takes three.
 const MAX_NAMESERVERS: usize = 3;
+
+/// What a hash is.
+const DIGITS: &str = "64 hexadecimal digits";
+
+fn hash(digits: &str) -> Option<Sha256> {
+    Sha256::parse(digits).ok()
+}
+
+fn proof(expected: &str) -> Fault {
+    Fault::Proof(Expected(expected.to_owned()))
+}
 
 fn path(bytes: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
@@ -267,6 +306,37 @@ mod tests {
     fn a_packed_require_is_not_loosened_by_the_line() {
         let (settings, _) = Settings::parse(b"rootbeam.verify=require", b"rootbeam.verify=default");
         assert!(settings.require_verified);
+    }
+
+    #[test]
+    fn a_pinned_manifest_is_a_hash_of_a_named_kind() {
+        let (settings, notices) = parse(&format!("rootbeam.manifest=sha256:{}", "ab".repeat(32)));
+        assert_eq!((settings.manifest, notices), (Some(Sha256([0xab; 32])), vec![]));
+        assert_eq!(settings.proofs(), Ok(()));
+    }
+
+    #[test]
+    fn what_to_verify_by_is_understood_or_nothing_boots() {
+        let digits = "ab".repeat(32);
+        for word in [
+            "rootbeam.sha256=abc".to_owned(),
+            "rootbeam.sha256".to_owned(),
+            "rootbeam.verify=required".to_owned(),
+            format!("rootbeam.manifest={digits}"),
+            format!("rootbeam.manifest=sha256:{digits}0"),
+            format!("rootbeam.manifest=sha512:{digits}"),
+        ] {
+            // A word of the same name that is clear does not tell which of the two was meant.
+            let (settings, notices) = parse(&format!("rootbeam.sha256={digits} {word} rootbeam.sha256={digits}"));
+            assert_eq!(notices.len(), 1, "{word}");
+            assert_eq!(settings.proofs().unwrap_err().object, word);
+        }
+        let failure = parse("rootbeam.verify=no").0.proofs().unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "FAILED at settings: rootbeam.verify=no: its value must be require or default. Remedy: correct it on the \
+             kernel command line, or in the file that was packed with `rootbeam pack --config`."
+        );
     }
 
     #[test]

@@ -18,9 +18,10 @@ const fn option(name: &'static str, value: &'static str, default: &'static str, 
 }
 
 /// The options, in the order of the README.
-pub const OPTIONS: [OptionInfo; 11] = [
+pub const OPTIONS: [OptionInfo; 12] = [
     option("rootbeam.image", "URL[,URL…]", "required", "Where the image is, http or https, best source first"),
     option("rootbeam.sha256", "HEX", "none", "The SHA-256 that the whole image must have"),
+    option("rootbeam.manifest", "sha256:HEX", "none", "The SHA-256 that the image's manifest must have"),
     option("rootbeam.verify", "default|require", "default", "`require` refuses an image with nothing to verify it by"),
     option("rootbeam.overlay.size", "SIZE|N%", "half of what the image leaves", "Limit of the writable layer in RAM"),
     option("rootbeam.reserve", "SIZE", "16M", "RAM that must stay free beside image and overlay"),

@@ -2,13 +2,12 @@
 
 use crate::digest::Sha256;
 use crate::manifest::{CHUNKS_SUFFIX, SUFFIX};
+use crate::trust::SUFFIX as SIGNATURE_SUFFIX;
 
 /// What is appended to an image's name for its checksum.
 const SHA256_SUFFIX: &str = ".sha256";
 /// The checksum file of a folder.
 const SUMS: &str = "SHA256SUMS";
-/// What is appended to a manifest's name for its signature.
-const SIGNATURE_SUFFIX: &str = ".minisig";
 
 /// One source: the URLs of an image and of what lies beside it. A query stays behind each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use rootbeam_init::messages::{
 };
 use rootbeam_init::sys::channel::{Channel, Received, pair, wait};
 use rootbeam_init::sys::memory;
+use rootbeam_init::trust::Anchors;
 use rootbeam_init::{fetch, store};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -227,9 +228,10 @@ pub fn wanted(sources: &[String]) -> Wanted {
     Wanted {
         sources: sources.to_vec(),
         sha256: None,
+        manifest: None,
         require_verified: false,
         kernel: Label::new("6.1.0-test").unwrap(),
         stall_seconds: 20,
-        keys: vec![],
+        anchors: Anchors::default(),
     }
 }

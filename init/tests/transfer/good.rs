@@ -13,6 +13,8 @@ pub fn facts(image: &[u8], trust: Trust, sha256: Option<Sha256>, version: Option
         size: image.len() as u64,
         sha256,
         trust,
+        signers: vec![],
+        manifest: version.map(|_| Sha256::of(manifest(image).render().as_bytes())),
         version,
     })
 }
@@ -112,9 +114,12 @@ fn a_manifest_of_the_running_kernel_is_followed() {
     let image = image(CHUNK);
     let mut files = published(&image);
     let manifest = rootbeam_init::manifest::Manifest { kernel: Some("6.1.0-test".into()), ..manifest(&image) };
-    files.insert("/web.img.manifest".into(), manifest.render().into_bytes());
+    let text = manifest.render().into_bytes();
+    files.insert("/web.img.manifest".into(), text.clone());
     let server = Server::of(files);
-    assert_eq!(Bed::new().run(wanted(&[server.url("/web.img")])), checksummed(&image));
+    let outcome = Bed::new().run(wanted(&[server.url("/web.img")]));
+    let Outcome::Done(facts) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((facts.manifest, facts.trust), (Some(Sha256::of(&text)), Trust::Checksummed));
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use crate::bed::{Bed, CHUNK, Outcome, image, manifest, published, wanted};
 use crate::server::{Reply, Server, file};
+use minisign::KeyPair;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::label::Label;
 use rootbeam_init::manifest::{MAX_BYTES, Manifest};
-use rootbeam_init::messages::{FetchCause, StoreCause};
+use rootbeam_init::messages::{FetchCause, StoreCause, Trust};
+use rootbeam_init::trust::{Anchors, Key, SignatureFault};
 use std::collections::BTreeMap;
 
 fn failure(files: BTreeMap<String, Vec<u8>>) -> Outcome {
@@ -168,17 +170,67 @@ fn an_encoding_nobody_asked_for_is_refused() {
     assert_eq!(outcome, Outcome::Failed(cause));
 }
 
+/// Boots `files` with two keys packed, as many of which must have signed a manifest of version 7 or newer.
+fn with_keys(files: BTreeMap<String, Vec<u8>>, keys: [&KeyPair; 2], needed: u8) -> Outcome {
+    let lines = keys.map(|key| key.pk.to_base64());
+    let named: Vec<_> = lines.iter().map(|line| (line.as_str(), line.as_bytes())).collect();
+    let server = Server::of(files);
+    let mut wanted = wanted(&[server.url("/web.img")]);
+    wanted.anchors = Anchors::new(&named, Some(needed), Some(7)).unwrap();
+    // None of these loosens what the keys demand.
+    wanted.sha256 = Some(Sha256::of(&image(CHUNK)));
+    Bed::new().run(wanted)
+}
+
 #[test]
-fn with_a_key_an_unsigned_or_wrongly_signed_manifest_is_refused() {
-    // The public key of minisign's own documentation; nothing here is signed by it.
-    let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3".to_owned();
-    let mut files = published(&image(CHUNK));
-    for present in [false, true] {
-        let server = Server::of(files.clone());
+fn with_keys_packed_a_manifest_counts_only_if_enough_of_them_signed_it() {
+    let [ours, theirs, foreign] = [(); 3].map(|()| KeyPair::generate_unencrypted_keypair().unwrap());
+    let id = |key: &KeyPair| Key::parse(&key.pk.to_base64()).unwrap().id();
+    let image = image(CHUNK);
+    let text = manifest(&image).render().into_bytes();
+    let by = |key: &KeyPair, bytes: &[u8]| minisign::sign(None, &key.sk, bytes, None, None).unwrap().into_string();
+    let boot = |signatures: Option<String>, needed| {
+        let mut files = published(&image);
+        files.extend(signatures.map(|text| ("/web.img.manifest.minisig".to_owned(), text.into_bytes())));
+        with_keys(files, [&ours, &theirs], needed)
+    };
+    let refused = |fault| Outcome::Failed(StoreCause::Signature { source: 0, fault });
+    assert_eq!(boot(None, 1), refused(SignatureFault::Missing));
+    assert_eq!(boot(Some("untrusted comment: x\nnonsense\n".into()), 1), refused(SignatureFault::Unreadable));
+    let stranger = SignatureFault::Foreign { keys: vec![id(&foreign)] };
+    assert_eq!(boot(Some(by(&foreign, &text)), 1), refused(stranger));
+    assert_eq!(boot(Some(by(&ours, b"{}")), 1), refused(SignatureFault::Altered { key: id(&ours) }));
+    let one = SignatureFault::TooFew { keys: vec![id(&ours)], needed: 2 };
+    assert_eq!(boot(Some(by(&ours, &text) + &by(&ours, &text) + &by(&foreign, &text)), 2), refused(one));
+    let Outcome::Done(facts) = boot(Some(by(&theirs, &text)), 1) else { panic!("one is enough") };
+    assert_eq!((facts.trust, facts.signers), (Trust::Signed, vec![id(&theirs)]));
+    let Outcome::Done(facts) = boot(Some(by(&theirs, &text) + &by(&ours, &text)), 2) else { panic!("two are enough") };
+    assert_eq!((facts.trust, facts.signers), (Trust::Signed, vec![id(&ours), id(&theirs)]));
+    assert_eq!(facts.manifest, Some(Sha256::of(&text)));
+
+    let old = Manifest { version: 6, ..manifest(&image) }.render();
+    let mut files = with_manifest(&image, old.clone().into_bytes());
+    files.insert("/web.img.manifest.minisig".into(), by(&ours, old.as_bytes()).into_bytes());
+    let rollback = StoreCause::ManifestTooOld { source: 0, version: 6, floor: 7 };
+    assert_eq!(with_keys(files, [&ours, &theirs], 1), Outcome::Failed(rollback));
+}
+
+#[test]
+fn a_pinned_manifest_vouches_for_the_image_and_any_other_is_refused() {
+    let image = image(3 * CHUNK);
+    let right = Sha256::of(manifest(&image).render().as_bytes());
+    let boot = |files: BTreeMap<String, Vec<u8>>, pin| {
+        let server = Server::of(files);
         let mut wanted = wanted(&[server.url("/web.img")]);
-        wanted.keys = vec![key.clone()];
-        let cause = StoreCause::Signature { source: 0, present };
-        assert_eq!(Bed::new().run(wanted), Outcome::Failed(cause));
-        files.insert("/web.img.manifest.minisig".into(), b"untrusted comment: x\nnonsense\n".to_vec());
-    }
+        wanted.manifest = Some(pin);
+        (Bed::new().run(wanted), server.requests("/web.img").len())
+    };
+    let (outcome, _) = boot(published(&image), right);
+    let Outcome::Done(facts) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((facts.trust, facts.manifest), (Trust::Pinned, Some(right)));
+    let expected = Sha256::of(b"another");
+    let another = StoreCause::ManifestHash { source: 0, expected, found: right };
+    assert_eq!(boot(published(&image), expected), (Outcome::Failed(another), 0));
+    let none = StoreCause::ManifestMissing { source: 0 };
+    assert_eq!(boot(bare(&image), right), (Outcome::Failed(none), 0));
 }

@@ -44,7 +44,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// The date that reproducible builds ask for by `SOURCE_DATE_EPOCH`, in seconds since 1970.
-fn source_date_epoch() -> Result<Option<u64>> {
+pub fn source_date_epoch() -> Result<Option<u64>> {
     match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => match text.parse() {
             Ok(seconds) => Ok(Some(seconds)),
@@ -58,6 +58,6 @@ fn source_date_epoch() -> Result<Option<u64>> {
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

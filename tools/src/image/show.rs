@@ -3,9 +3,11 @@
 use super::beside;
 use crate::term::{Bytes, result};
 use anyhow::{Context, Result};
+use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest};
 use rootbeam_init::messages::{Compressor, FilesystemKind};
 use rootbeam_init::store::superblock::{self, SuperblockFault};
+use rootbeam_init::trust::{self, KeyId};
 use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
@@ -72,7 +74,27 @@ struct Facts {
     superblock: Option<Superblock>,
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<Manifest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<Proof>,
     memory: Memory,
+}
+
+/// What a boot can hold the manifest against.
+#[derive(Serialize)]
+struct Proof {
+    /// SHA-256 of the manifest's bytes, as `rootbeam.manifest=` takes it.
+    sha256: Sha256,
+    /// Who signed it, by the signature file; nothing is checked here.
+    signed_by: Vec<KeyId>,
+}
+
+impl Proof {
+    /// Of the manifest `bytes` in the file `place`.
+    fn of(bytes: &[u8], place: &Path) -> Self {
+        let signatures = std::fs::read(beside(place, trust::SUFFIX)).unwrap_or_default();
+        let signed_by = trust::signatures(&signatures).iter().map(|signed| signed.key).collect();
+        Self { sha256: Sha256::of(bytes), signed_by }
+    }
 }
 
 /// Runs `rootbeam image show`.
@@ -99,6 +121,7 @@ fn look(path: &Path) -> Result<Facts> {
             size: manifest.size,
             superblock: None,
             manifest: Some(manifest),
+            proof: Some(Proof::of(&head, path)),
             memory,
         });
     }
@@ -111,14 +134,18 @@ fn look(path: &Path) -> Result<Facts> {
     })?;
     let superblock =
         Superblock { filesystem: found.filesystem, compressor: found.compressor, bytes_used: found.bytes_used };
-    let manifest = match std::fs::read(beside(path, manifest::SUFFIX)) {
+    let place = beside(path, manifest::SUFFIX);
+    let (manifest, proof) = match std::fs::read(&place) {
         Ok(bytes) => {
-            Some(Manifest::parse(&bytes).map_err(|refusal| anyhow::anyhow!("{name}{}: {refusal}", manifest::SUFFIX))?)
+            let manifest =
+                Manifest::parse(&bytes).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", place.display()))?;
+            (Some(manifest), Some(Proof::of(&bytes, &place)))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {name}{}", manifest::SUFFIX)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", place.display())),
     };
-    Ok(Facts { file: name.to_string(), size, superblock: Some(superblock), manifest, memory: Memory::for_image(size) })
+    let memory = Memory::for_image(size);
+    Ok(Facts { file: name.to_string(), size, superblock: Some(superblock), manifest, proof, memory })
 }
 
 fn tell(facts: &Facts) -> String {
@@ -142,6 +169,16 @@ fn tell(facts: &Facts) -> String {
                 rows.push(("", format!("the manifest is of another image: it promises {} bytes", manifest.size)));
             }
         }
+    }
+    if let Some(Proof { sha256, signed_by }) = &facts.proof {
+        rows.push((
+            "signed by",
+            match signed_by.as_slice() {
+                [] => "nobody: sign with `rootbeam sign`".to_owned(),
+                keys => format!("{}; `rootbeam image verify --key PUB` checks it", trust::listed(keys)),
+            },
+        ));
+        rows.push(("pin", format!("rootbeam.manifest=sha256:{sha256}")));
     }
     let Memory { refused_below, warned_below } = facts.memory;
     rows.push(("memory", format!("a boot is refused below {} available,", Bytes(refused_below))));

@@ -5,11 +5,14 @@ use super::digest::{Digests, digest, list_hashes};
 use super::remote::{self, Remote};
 use crate::cli::Mismatch;
 use crate::term::{Rate, Term, result};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use reqwest::Url;
+use rootbeam_init::causes;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest};
+use rootbeam_init::trust::{self, Anchors, KeyId};
 use serde::Serialize;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -20,9 +23,11 @@ Examples:
   rootbeam image verify web.squashfs
   rootbeam image verify http://10.0.0.5/images/web.squashfs
   rootbeam image verify https://boot.example/web.squashfs --ca our-ca.pem
+  rootbeam image verify http://10.0.0.5/images/web.squashfs --key ann.pub --key bob.pub --key-threshold 2
 
-The manifest and the chunk list are read from beside the image, as a boot does. The exit code is 3 where a byte is
-not the promised one; the message names the first wrong chunk and where it begins.";
+The manifest, its signature and the chunk list are read from beside the image, as a boot does. The exit code is 3 where
+a byte is not the promised one, or the manifest is not signed as the keys demand; the message names the first wrong
+chunk and where it begins.";
 
 /// Arguments of `rootbeam image verify`.
 #[derive(Debug, clap::Args)]
@@ -34,6 +39,15 @@ pub struct Args {
     /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "PEM")]
     pub ca: Option<PathBuf>,
+    /// Demand a manifest signed by this public key, or by one of several; as `rootbeam pack --key`
+    #[arg(long, value_name = "PUB")]
+    pub key: Vec<PathBuf>,
+    /// How many of the keys must have signed it (default: any one of them)
+    #[arg(long, value_name = "N", requires = "key")]
+    pub key_threshold: Option<u8>,
+    /// The least version that it may have
+    #[arg(long, value_name = "N", requires = "key")]
+    pub min_version: Option<u64>,
     /// Print the verdict as JSON
     #[arg(long)]
     pub json: bool,
@@ -41,12 +55,23 @@ pub struct Args {
 
 /// Runs `rootbeam image verify`.
 pub fn run(args: Args, term: &Term) -> Result<()> {
-    let source = match Url::parse(&args.image) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") => Source::remote(url, args.ca.as_deref())?,
-        _ => Source::file(Path::new(&args.image))?,
+    let anchors = anchors(&args)?;
+    let place = match Url::parse(&args.image) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => {
+            Place::Remote(Remote::new(&url, args.ca.as_deref())?, Box::new(url))
+        }
+        _ => Place::file(Path::new(&args.image))?,
     };
-    let Source { name, manifest, list, image } = source;
-    let manifest = Manifest::parse(&manifest).map_err(|refusal| anyhow::anyhow!("{name}.manifest: {refusal}"))?;
+    let name = place.to_string();
+    let bytes = place.read(manifest::SUFFIX, manifest::MAX_BYTES)?;
+    // As in a boot, signed or not is decided over the bytes, before anything of them is parsed.
+    let signers = signers(&anchors, &place, &bytes)?;
+    let manifest = Manifest::parse(&bytes).map_err(|refusal| anyhow!("{name}.manifest: {refusal}"))?;
+    if let Some(floor) = anchors.floor_above(manifest.version) {
+        return Err(Mismatch(format!("{name}.manifest: it has version {}, below {floor}", manifest.version)).into());
+    }
+    let list = place.read(manifest::CHUNKS_SUFFIX, manifest.list_bytes())?;
+    let image = place.open()?;
     let began = Instant::now();
     let progress = term.progress("verifying", manifest.size);
     // A byte more than promised is enough to know that the image is another one.
@@ -56,17 +81,18 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
 
     let verdict = judge(&manifest, &list, &digests);
     if args.json {
-        result(serde_json::to_string(&Report::new(&name, &manifest, verdict.as_ref().err()))?)?;
+        result(serde_json::to_string(&Report::new(&name, &manifest, &signers, verdict.as_ref().err()))?)?;
     }
     match verdict {
         Ok(()) => {
             if !args.json {
                 let rate = Rate { bytes: digests.size, time: began.elapsed() };
-                result(format_args!(
-                    "{name}: all {} chunks are as version {} promises",
-                    manifest.chunks(),
-                    manifest.version
-                ))?;
+                let by = match signers.as_slice() {
+                    [] => String::new(),
+                    keys => format!(", signed by {}", trust::listed(keys)),
+                };
+                let (chunks, version) = (manifest.chunks(), manifest.version);
+                result(format_args!("{name}: all {chunks} chunks are as version {version} promises{by}"))?;
                 term.note(format_args!("verified at {rate}"));
             }
             Ok(())
@@ -75,41 +101,72 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     }
 }
 
-/// The image and what stands beside it.
-struct Source {
-    name: String,
-    manifest: Vec<u8>,
-    list: Vec<u8>,
-    image: Box<dyn Read>,
+/// What the manifest's signatures must satisfy.
+fn anchors(args: &Args) -> Result<Anchors> {
+    let read = |path: &PathBuf| {
+        let name = path.display().to_string();
+        std::fs::read(path).with_context(|| format!("cannot read the key {name}")).map(|key| (name, key))
+    };
+    let keys = args.key.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let named: Vec<_> = keys.iter().map(|(name, key)| (name.as_str(), key.as_slice())).collect();
+    Ok(Anchors::new(&named, args.key_threshold, args.min_version)?)
 }
 
-impl Source {
+/// Who signed the manifest `bytes`, where a key demands a signature.
+fn signers(anchors: &Anchors, place: &Place, bytes: &[u8]) -> Result<Vec<KeyId>> {
+    if !anchors.demand_signatures() {
+        return Ok(Vec::new());
+    }
+    let file = place.read(&format!("{}{}", manifest::SUFFIX, trust::SUFFIX), trust::MAX_SIGNATURE_BYTES as u64)?;
+    anchors.signers(bytes, &file).map_err(|fault| {
+        let (cause, remedy) = causes::signature(&fault);
+        Mismatch(format!("{place}.manifest: {cause}: {remedy}")).into()
+    })
+}
+
+/// Where the image is, and what stands beside it.
+enum Place {
+    File(PathBuf, File),
+    Remote(Remote, Box<Url>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, _) => path.display().fmt(f),
+            Self::Remote(_, url) => url.fmt(f),
+        }
+    }
+}
+
+impl Place {
     fn file(path: &Path) -> Result<Self> {
         let image = File::open(path).with_context(|| format!("cannot open the image {}", path.display()))?;
-        let read = |suffix| {
-            let place = beside(path, suffix);
-            std::fs::read(&place).with_context(|| {
-                format!("cannot read {}: make it with `rootbeam image manifest {}`", place.display(), path.display())
-            })
-        };
-        Ok(Self {
-            name: path.display().to_string(),
-            manifest: read(manifest::SUFFIX)?,
-            list: read(manifest::CHUNKS_SUFFIX)?,
-            image: Box::new(image),
-        })
+        Ok(Self::File(path.to_owned(), image))
     }
 
-    fn remote(url: Url, ca: Option<&Path>) -> Result<Self> {
-        let remote = Remote::new(&url, ca)?;
-        let bytes = remote.get(&remote::beside(&url, manifest::SUFFIX), manifest::MAX_BYTES)?;
-        // The list's length follows from the manifest; an unreadable manifest is reported by the caller.
-        let length = Manifest::parse(&bytes).map_or(0, |manifest| manifest.list_bytes());
-        let list = match length {
-            0 => Vec::new(),
-            length => remote.get(&remote::beside(&url, manifest::CHUNKS_SUFFIX), length)?,
-        };
-        Ok(Self { name: url.to_string(), manifest: bytes, list, image: Box::new(remote.open(&url)?) })
+    /// The file beside the image with this suffix; one on a server may have at most `limit` bytes.
+    fn read(&self, suffix: &str, limit: u64) -> Result<Vec<u8>> {
+        match self {
+            Self::File(path, _) => {
+                let place = beside(path, suffix);
+                std::fs::read(&place).with_context(|| {
+                    let made_by = match suffix.ends_with(trust::SUFFIX) {
+                        true => format!("rootbeam sign {}{} -s KEY", path.display(), manifest::SUFFIX),
+                        false => format!("rootbeam image manifest {}", path.display()),
+                    };
+                    format!("cannot read {}: make it with `{made_by}`", place.display())
+                })
+            }
+            Self::Remote(remote, url) => remote.get(&remote::beside(url, suffix), limit),
+        }
+    }
+
+    fn open(&self) -> Result<Box<dyn Read + '_>> {
+        match self {
+            Self::File(_, image) => Ok(Box::new(image)),
+            Self::Remote(remote, url) => Ok(Box::new(remote.open(url)?)),
+        }
     }
 }
 
@@ -167,6 +224,8 @@ struct Report<'a> {
     good: bool,
     version: u64,
     chunks: u64,
+    /// The keys that were asked for and signed the manifest.
+    signers: &'a [KeyId],
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,7 +233,7 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(image: &'a str, manifest: &Manifest, fault: Option<&Fault>) -> Self {
+    fn new(image: &'a str, manifest: &Manifest, signers: &'a [KeyId], fault: Option<&Fault>) -> Self {
         let first_wrong_chunk = match fault {
             Some(Fault::Chunk { first, .. }) => Some(*first),
             _ => None,
@@ -184,6 +243,7 @@ impl<'a> Report<'a> {
             good: fault.is_none(),
             version: manifest.version,
             chunks: manifest.chunks(),
+            signers,
             fault: fault.map(ToString::to_string),
             first_wrong_chunk,
         }

@@ -3,10 +3,11 @@
 use super::super::locate;
 use super::super::sources::{Stage, is_absence};
 use super::super::transfer::{Hashes, Transfer};
-use super::{Engine, Phase, Plan, Rung};
+use super::{Engine, Phase, Plan, Rung, Vouched};
+use crate::digest::Sha256;
 use crate::manifest::{LIST_BLOCK, MAX_BYTES, Manifest, Refusal};
 use crate::messages::{FetchCause, SourceIndex, StoreCause, Trust};
-use minisign_verify::{PublicKey, Signature};
+use crate::trust::{KeyId, SignatureFault};
 
 impl Engine {
     /// Takes up a complete document of the running phase.
@@ -17,8 +18,10 @@ impl Engine {
                 if size > MAX_BYTES {
                     let bytes = length.unwrap_or(size).max(size);
                     self.sources.give_up(source, Stage::Discovery, StoreCause::ManifestTooLarge { source, bytes });
-                } else if self.wanted.keys.is_empty() {
-                    self.adopt(source, &bytes, Trust::Checksummed);
+                } else if let Some(cause) = self.is_not_the_pinned(source, &bytes) {
+                    self.sources.give_up(source, Stage::Discovery, cause);
+                } else if !self.wanted.anchors.demand_signatures() {
+                    self.adopt(source, &bytes, Vec::new());
                 } else {
                     // Signed or not is decided over the bytes, before anything of them is parsed.
                     self.sources.next_round();
@@ -28,11 +31,11 @@ impl Engine {
             Phase::Signature { source, manifest } => {
                 let (source, manifest) = (*source, manifest.clone());
                 self.phase = Phase::Discovery(Rung::Manifest);
-                if is_signed(&manifest, &bytes, &self.wanted.keys) {
-                    self.adopt(source, &manifest, Trust::Signed);
-                } else {
-                    let cause = StoreCause::Signature { source, present: true };
-                    self.sources.give_up(source, Stage::Discovery, cause);
+                match self.wanted.anchors.signers(&manifest, &bytes) {
+                    Ok(signers) => self.adopt(source, &manifest, signers),
+                    Err(fault) => {
+                        self.sources.give_up(source, Stage::Discovery, StoreCause::Signature { source, fault });
+                    }
                 }
             }
             Phase::Discovery(rung) => self.checksum_file(source, &bytes, *rung == Rung::Sidecar),
@@ -46,7 +49,7 @@ impl Engine {
         if let Phase::Signature { .. } = self.phase {
             self.phase = Phase::Discovery(Rung::Manifest);
             let cause = if absent {
-                StoreCause::Signature { source, present: false }
+                StoreCause::Signature { source, fault: SignatureFault::Missing }
             } else {
                 StoreCause::Fetch { source, cause }
             };
@@ -66,25 +69,39 @@ impl Engine {
         match locate::checksum(text, &file, alone) {
             Some(hash) => {
                 let whole = Some(hash);
-                self.open(Plan { origin: Some(source), manifest: None, whole, trust: Trust::Checksummed });
+                self.open(Plan { origin: Some(source), manifest: None, whole, vouched: Trust::Checksummed.into() });
             }
             None => self.sources.set_absent(source),
         }
     }
 
-    /// A manifest that may be parsed.
-    fn adopt(&mut self, source: SourceIndex, bytes: &[u8], trust: Trust) {
-        match self.plan(source, bytes, trust) {
+    /// Whether no image counts without a manifest.
+    pub(super) fn demands_manifest(&self) -> bool {
+        self.wanted.anchors.demand_signatures() || self.wanted.manifest.is_some()
+    }
+
+    /// Says so where another manifest than this one is asked for.
+    fn is_not_the_pinned(&self, source: SourceIndex, bytes: &[u8]) -> Option<StoreCause> {
+        let (expected, found) = (self.wanted.manifest?, Sha256::of(bytes));
+        (found != expected).then_some(StoreCause::ManifestHash { source, expected, found })
+    }
+
+    /// A manifest that may be parsed, and who signed it.
+    fn adopt(&mut self, source: SourceIndex, bytes: &[u8], signers: Vec<KeyId>) {
+        match self.plan(source, bytes, signers) {
             Ok((plan, manifest)) => self.follow(plan, manifest),
             Err(cause) => self.sources.give_up(source, Stage::Discovery, cause),
         }
     }
 
-    fn plan(&self, source: SourceIndex, bytes: &[u8], trust: Trust) -> Result<(Plan, Manifest), StoreCause> {
+    fn plan(&self, source: SourceIndex, bytes: &[u8], signers: Vec<KeyId>) -> Result<(Plan, Manifest), StoreCause> {
         let manifest = Manifest::parse(bytes).map_err(|refusal| match refusal {
             Refusal::TooLarge(bytes) => StoreCause::ManifestTooLarge { source, bytes },
             _ => StoreCause::ManifestMalformed { source },
         })?;
+        if let Some(floor) = self.wanted.anchors.floor_above(manifest.version) {
+            return Err(StoreCause::ManifestTooOld { source, version: manifest.version, floor });
+        }
         if let Some(required) = manifest.kernel.as_deref().filter(|kernel| *kernel != self.wanted.kernel.as_str()) {
             let required = crate::label::Label::new(required);
             return Err(match required {
@@ -95,11 +112,16 @@ impl Engine {
         if let Some(expected) = self.wanted.sha256.filter(|expected| *expected != manifest.sha256) {
             return Err(StoreCause::WrongHash { expected, found: manifest.sha256 });
         }
-        // Nobody vouches for the chunk hashes of an unsigned manifest, whatever hash of the whole it repeats; so the
-        // operator's own hash is held against the whole too.
-        let pinned = self.wanted.sha256.filter(|_| trust != Trust::Signed);
-        let trust = if pinned.is_some() { Trust::Pinned } else { trust };
-        let plan = Plan { origin: Some(source), manifest: Some(manifest.clone()), whole: pinned, trust };
+        // Nobody vouches for the chunk hashes of a manifest that is neither signed nor pinned, whatever hash of the
+        // whole it repeats; so the operator's own hash is held against the whole too.
+        let whole = self.wanted.sha256.filter(|_| signers.is_empty() && self.wanted.manifest.is_none());
+        let trust = match self.wanted.manifest.or(whole) {
+            _ if !signers.is_empty() => Trust::Signed,
+            Some(_) => Trust::Pinned,
+            None => Trust::Checksummed,
+        };
+        let vouched = Vouched { trust, signers, manifest: Some(Sha256::of(bytes)) };
+        let plan = Plan { origin: Some(source), manifest: Some(manifest.clone()), whole, vouched };
         Ok((plan, manifest))
     }
 
@@ -132,18 +154,24 @@ impl Engine {
             let cause = self.sources.verdict().unwrap_or(StoreCause::Unverified);
             return self.fail(cause);
         };
-        if !self.wanted.keys.is_empty() {
-            return self.fail(StoreCause::Signature { source: first, present: false });
+        if self.demands_manifest() {
+            // What is wrong with the manifest of one source tells more than that another has none.
+            let cause = self.sources.verdict().unwrap_or(StoreCause::ManifestMissing { source: first });
+            return self.fail(cause);
         }
         if let Some(hash) = self.wanted.sha256 {
-            return self.open(Plan { origin: None, manifest: None, whole: Some(hash), trust: Trust::Pinned });
+            let vouched = Trust::Pinned.into();
+            return self.open(Plan { origin: None, manifest: None, whole: Some(hash), vouched });
         }
         self.sources.next_round();
         match rung {
             Rung::Manifest => self.phase = Phase::Discovery(Rung::Sidecar),
             Rung::Sidecar => self.phase = Phase::Discovery(Rung::Sums),
             Rung::Sums if self.wanted.require_verified => self.fail(StoreCause::Unverified),
-            Rung::Sums => self.open(Plan { origin: None, manifest: None, whole: None, trust: Trust::Unverified }),
+            Rung::Sums => {
+                let vouched = Trust::Unverified.into();
+                self.open(Plan { origin: None, manifest: None, whole: None, vouched });
+            }
         }
     }
 
@@ -162,37 +190,5 @@ impl Engine {
             debug_assert_eq!(bytes.len() as u64, list.size());
             self.begin_image(plan, Hashes::List(bytes), size);
         }
-    }
-}
-
-/// Whether one of `keys` signed `manifest`; a text that is no signature or key is none.
-fn is_signed(manifest: &[u8], signature: &[u8], keys: &[String]) -> bool {
-    let text = std::str::from_utf8(signature).ok();
-    let Some(signature) = text.and_then(|text| Signature::decode(text).ok()) else { return false };
-    let signed_by = |key: &String| {
-        PublicKey::from_base64(key.trim()).is_ok_and(|key| key.verify(manifest, &signature, false).is_ok())
-    };
-    keys.iter().any(signed_by)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Key and signature of `test` from minisign's own examples.
-    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
-    const SIGNATURE: &str = "untrusted comment: signature from minisign secret key
-RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=
-trusted comment: timestamp:1633700835\tfile:test\tprehashed
-wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==";
-
-    #[test]
-    fn only_a_packed_keys_signature_of_these_bytes_counts() {
-        let keys = ["nonsense".to_owned(), KEY.to_owned()];
-        assert!(is_signed(b"test", SIGNATURE.as_bytes(), &keys));
-        assert!(!is_signed(b"Test", SIGNATURE.as_bytes(), &keys));
-        assert!(!is_signed(b"test", SIGNATURE.replace("file:test", "file:Test").as_bytes(), &keys));
-        assert!(!is_signed(b"test", SIGNATURE.as_bytes(), &keys[..1]));
-        assert!(!is_signed(b"test", b"\xff", &keys));
     }
 }

@@ -25,6 +25,7 @@ use super::transfer::{Hashes, Transfer};
 use crate::digest::Sha256;
 use crate::manifest::{CHUNK_SIZE, Manifest};
 use crate::messages::{FetchCause, Head, ImageFacts, Range, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
+use crate::trust::KeyId;
 use jobs::{Job, Jobs};
 use schedule::Climb;
 use std::collections::VecDeque;
@@ -185,7 +186,24 @@ struct Plan {
     manifest: Option<Manifest>,
     /// The hash of the whole, where the chunks do not vouch for it.
     whole: Option<Sha256>,
+    vouched: Vouched,
+}
+
+/// Who vouches for a plan.
+#[derive(Clone, Debug)]
+struct Vouched {
     trust: Trust,
+    /// The packed keys that signed the manifest.
+    signers: Vec<KeyId>,
+    /// The hash of the manifest's bytes.
+    manifest: Option<Sha256>,
+}
+
+impl From<Trust> for Vouched {
+    /// Without a manifest.
+    fn from(trust: Trust) -> Self {
+        Self { trust, signers: Vec::new(), manifest: None }
+    }
 }
 
 impl Plan {
@@ -553,7 +571,9 @@ impl Engine {
             compressor: facts.compressor,
             size: image.size(),
             sha256: plan.whole.or_else(|| plan.manifest.as_ref().map(|manifest| manifest.sha256)),
-            trust: plan.trust,
+            trust: plan.vouched.trust,
+            signers: plan.vouched.signers.clone(),
+            manifest: plan.vouched.manifest,
             version: plan.manifest.as_ref().map(|manifest| manifest.version),
         };
         self.phase = Phase::Done;

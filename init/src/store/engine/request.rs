@@ -78,7 +78,8 @@ impl Engine {
     fn next(&self, now: Millis) -> Next {
         let chosen = match &self.phase {
             Phase::Discovery(_) => {
-                let answered = self.sources.live().any(|(_, source)| source.absent);
+                // Where nothing boots without a manifest, one that may still come is worth any wait.
+                let answered = !self.demands_manifest() && self.sources.live().any(|(_, source)| source.absent);
                 self.sources.next(now, |index| {
                     let source = self.sources.get(index)?;
                     let lost = answered && self.sources.failures(index) >= PATIENCE;

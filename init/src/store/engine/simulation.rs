@@ -87,7 +87,7 @@ impl World {
             boot_order: vec![],
         };
         // Discovery is another story: the plan and the list are there.
-        let plan = Plan { origin: Some(0), manifest: Some(manifest), whole: None, trust: Trust::Checksummed };
+        let plan = Plan { origin: Some(0), manifest: Some(manifest), whole: None, vouched: Trust::Checksummed.into() };
         engine.admission = Some((size, true));
         engine.tally.total = size;
         engine.begin_image(plan, Hashes::List(list), size);

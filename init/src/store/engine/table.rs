@@ -1,6 +1,7 @@
 //! Every state of the engine and every event: what follows is written down in `table.txt`, a row a state and a line
 //! an event, and each cell is tried. `ROOTBEAM_REWRITE=1 cargo test -p rootbeam-init table` writes it anew.
 
+use super::tests::trust::one_key;
 use super::tests::{Run, list, manifest, superblock, wanted};
 use super::*;
 use crate::messages::TlsFault;
@@ -16,7 +17,7 @@ fn states() -> Vec<(&'static str, Run)> {
         run
     };
     let keyed = || {
-        let mut run = Run::new(Wanted { keys: vec!["key".into()], ..wanted(&["http://a/web.img"]) });
+        let mut run = Run::new(Wanted { anchors: one_key().0, ..wanted(&["http://a/web.img"]) });
         run.on(Event::Fetcher);
         run.document(manifest());
         run

@@ -2,6 +2,9 @@ use super::*;
 use crate::label::Label;
 use crate::manifest::FORMAT;
 use crate::messages::TlsFault;
+use crate::trust::Anchors;
+
+pub mod trust;
 
 const SIZE: u64 = 3 * CHUNK_SIZE as u64 + 5;
 
@@ -10,10 +13,11 @@ pub(super) fn wanted(sources: &[&str]) -> Wanted {
     Wanted {
         sources: sources.iter().map(|source| (*source).to_owned()).collect(),
         sha256: None,
+        manifest: None,
         require_verified: false,
         kernel: Label::new("6.1.0").unwrap(),
         stall_seconds: 20,
-        keys: vec![],
+        anchors: Anchors::default(),
     }
 }
 
@@ -351,7 +355,7 @@ fn memory_that_is_refused_at_the_seal_is_no_dead_end() {
 #[test]
 fn a_signature_that_cannot_be_had_does_not_hold_up_another_source() {
     let mut wanted = wanted(&["http://a/web.img", "http://b/web.img"]);
-    wanted.keys = vec!["key".into()];
+    wanted.anchors = trust::one_key().0;
     let mut run = Run::new(wanted);
     run.on(Event::Fetcher);
     assert_eq!(urls(&run.document(manifest())), ["http://a/web.img.manifest.minisig"]);

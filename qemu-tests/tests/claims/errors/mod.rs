@@ -8,6 +8,7 @@ mod inits;
 mod kernels;
 mod network;
 mod policies;
+mod trust;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -29,6 +30,7 @@ pub fn claims() -> Vec<Trial> {
         crashes::claims(),
         policies::claims(),
         choices::claims(),
+        trust::claims(),
     ];
     groups.into_iter().flatten().collect()
 }
