@@ -19,6 +19,7 @@ pub mod admission;
 pub mod aftermath;
 pub mod boot;
 pub mod causes;
+pub mod clock;
 pub mod contract;
 pub mod crew;
 pub mod digest;

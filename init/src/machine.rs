@@ -14,7 +14,7 @@ use crate::settings::values::{human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
-use crate::{causes, early, keys, root};
+use crate::{causes, clock, keys, root};
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
@@ -88,7 +88,7 @@ impl Machine {
             kernel,
         };
         notices.iter().map(Notice::to_string).for_each(|text| machine.warn(text));
-        if let Some(text) = early::raise_clock() {
+        if let Some(text) = clock::raise_to_build() {
             log::info!("{text}");
         }
         Ok(machine)
@@ -139,6 +139,10 @@ impl Machine {
         // DHCP speaks through packet sockets.
         if let Err(failure) = self.modules.load("af_packet") {
             self.warn(failure.to_string());
+        }
+        // After the drivers: the clock chip's may be one of them.
+        if let Some(text) = clock::raise_to_chip() {
+            log::info!("{text}");
         }
         match summary.loaded.as_slice() {
             [] => "no driver needed".to_owned(),

@@ -7,7 +7,7 @@ use crate::modules::{self, Policy};
 use crate::sys::channel::Channel;
 use crate::sys::sandbox::{self, Privileges};
 use crate::sys::{inherited, machine as kernel};
-use crate::{aftermath, boot, early, fetch, net, store};
+use crate::{aftermath, boot, clock, early, fetch, net, store};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -56,7 +56,7 @@ pub fn store() -> ExitCode {
 /// The fetch worker. The packed roots are read before the sandbox closes.
 pub fn fetch() -> ExitCode {
     let roots = std::fs::read(Path::new("/").join(contract::CA)).ok();
-    let floor = SystemTime::UNIX_EPOCH + Duration::from_secs(early::build_time().unwrap_or(0));
+    let floor = SystemTime::UNIX_EPOCH + Duration::from_secs(clock::build_time().unwrap_or(0));
     worker(Privileges::Client, || {
         let channel = Channel::from_fd(inherited::take(fd::STORE_CHANNEL)?);
         let ring: OwnedFd = inherited::take(fd::RING)?;
