@@ -4,7 +4,8 @@
 use crate::failure::{Failure, Step};
 use crate::label::Label;
 use crate::messages::{FetchCause, FilesystemKind, NetCause, SourceIndex, StoreCause, TlsFault};
-use crate::settings::values::{Source, human};
+use crate::settings::source::Source;
+use crate::settings::values::human;
 
 /// There is no network.
 pub fn network(cause: &NetCause) -> Failure {

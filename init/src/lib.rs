@@ -24,6 +24,7 @@ pub mod contract;
 pub mod crew;
 pub mod digest;
 pub mod early;
+pub mod facts;
 pub mod failure;
 pub mod fetch;
 pub mod identity;

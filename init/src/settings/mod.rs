@@ -4,6 +4,8 @@
 pub mod cmdline;
 pub mod ip;
 pub mod options;
+pub mod reach;
+pub mod source;
 pub mod values;
 
 use crate::digest::Sha256;
@@ -11,15 +13,24 @@ use crate::failure::{Failure, Step};
 use crate::label::printable;
 use cmdline::Word;
 use ip::Ip;
+use reach::Header;
+use source::{HIDDEN, Source};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use values::{Amount, Expected, OnFailure, Source};
+use url::Url;
+use values::{Amount, Expected, OnFailure};
 
 /// What the operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `rootbeam.image=`.
     pub image: Vec<Source>,
+    /// `rootbeam.header=`, one a name.
+    pub headers: Vec<Header>,
+    /// `rootbeam.proxy=` or `proxy=`.
+    pub proxy: Option<Url>,
+    /// `rootbeam.ntp=`: names or addresses.
+    pub time_servers: Vec<String>,
     /// `rootbeam.sha256=`.
     pub sha256: Option<Sha256>,
     /// `rootbeam.verify=require`.
@@ -62,6 +73,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             image: Vec::new(),
+            headers: Vec::new(),
+            proxy: None,
+            time_servers: Vec::new(),
             sha256: None,
             require_verified: false,
             overlay: None,
@@ -121,7 +135,7 @@ impl Settings {
         let mut explicit_log = None;
         for word in cmdline::words_of_file(packed).into_iter().chain(cmdline::words(line)) {
             if let Err(fault) = settings.apply(&word, &mut explicit_log) {
-                notices.push(Notice { word: printable(&String::from_utf8_lossy(&word.render()), 80), fault });
+                notices.push(Notice { word: printable(&shown(&word, &fault), 80), fault });
             }
         }
         let usual = if settings.quiet { log::LevelFilter::Warn } else { log::LevelFilter::Info };
@@ -142,6 +156,15 @@ impl Settings {
                     value()?.split(',').filter(|s| !s.is_empty()).take(MAX_SOURCES).map(Source::parse).collect();
                 self.image = sources.map_err(Fault::Value)?;
             }
+            "rootbeam.header" => {
+                let header = Header::parse(value()?).map_err(Fault::Value)?;
+                self.headers.retain(|other| other.name() != header.name());
+                if self.headers.len() < reach::MAX_HEADERS {
+                    self.headers.push(header);
+                }
+            }
+            "rootbeam.proxy" | "proxy" => self.proxy = Some(reach::proxy(value()?).map_err(Fault::Value)?),
+            "rootbeam.ntp" => self.time_servers = reach::time_servers(value()?).map_err(Fault::Value)?,
             "rootbeam.sha256" => {
                 let digest = Sha256::parse(value()?);
                 self.sha256 = Some(digest.map_err(|e| Fault::Value(Expected(e.to_string())))?);
@@ -209,6 +232,17 @@ const MAX_SOURCES: usize = 32;
 /// resolv.conf(5) takes three.
 const MAX_NAMESERVERS: usize = 3;
 
+/// A word as a notice names it. What may be a secret is left out: headers, parts of URLs, and whatever stands behind a
+/// name that is nobody's and may be a misspelt one of these.
+fn shown(word: &Word, fault: &Fault) -> String {
+    let key = word.key().unwrap_or_default();
+    match (key, fault) {
+        (_, Fault::Unknown(_)) => key.to_owned(),
+        ("rootbeam.header", Fault::Value(_)) if word.value.is_some() => format!("{key}={HIDDEN}"),
+        _ => source::public(&String::from_utf8_lossy(&word.render())),
+    }
+}
+
 fn path(bytes: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::OsStr::from_bytes(bytes).into()
@@ -273,7 +307,7 @@ mod tests {
     fn unknown_options_name_the_nearest_known() {
         let (_, notices) = parse("rootbeam.imgae=http://x/a rootbeam.teleport");
         let expected = [
-            "unknown option rootbeam.imgae=http://x/a is ignored; did you mean rootbeam.image?",
+            "unknown option rootbeam.imgae is ignored; did you mean rootbeam.image?",
             "unknown option rootbeam.teleport is ignored; the README lists all options",
         ];
         assert_eq!(notices, expected);
@@ -285,6 +319,28 @@ mod tests {
         assert_eq!(settings, Settings::default());
         assert_eq!(notices.len(), 4);
         assert_eq!(notices[0], "rootbeam.stall=soon is ignored: its value must be a number of seconds, at least 1");
+    }
+
+    #[test]
+    fn a_notice_keeps_what_may_be_a_secret_to_itself() {
+        let (settings, notices) = parse(
+            "rootbeam.header=Host:secret rootbeam.heade=Authorization:secret rootbeam.image=http://u:secret@h/x \
+             rootbeam.image=ftp://h/x?key=secret proxy=http://u:secret@p rootbeam.header rootbeam.header=X-Key:secret",
+        );
+        assert!(!format!("{settings:?} {notices:?}").contains("secret"), "{settings:?} {notices:?}");
+        assert_eq!(notices.len(), 6, "{notices:?}");
+        assert!(notices[0].starts_with("rootbeam.header=*** is ignored: its value must be "), "{}", notices[0]);
+        assert_eq!(notices[1], "unknown option rootbeam.heade is ignored; did you mean rootbeam.header?");
+        assert!(notices[2].starts_with("rootbeam.image=http://***@h/x is ignored"), "{}", notices[2]);
+    }
+
+    #[test]
+    fn headers_gather_and_the_later_of_one_name_wins() {
+        let packed = b"rootbeam.header=X-Site:a rootbeam.header=X-Node:1";
+        let (settings, notices) = Settings::parse(packed, b"rootbeam.header=\"x-node: 2\" proxy=http://p:1");
+        assert_eq!(notices, []);
+        assert_eq!(settings.headers, ["X-Site:a", "X-Node:2"].map(|text| Header::parse(text).unwrap()));
+        assert_eq!(settings.proxy.unwrap().as_str(), "http://p:1/");
     }
 
     #[test]
