@@ -15,6 +15,7 @@
     )
 )]
 
+pub mod access;
 pub mod admission;
 pub mod aftermath;
 pub mod boot;
