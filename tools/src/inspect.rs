@@ -77,6 +77,12 @@ pub fn render(report: &Report) -> String {
         row("key", &printable(&format!("{} {}", key.name, key.key), SHOWN));
     }
     row("certificates", &report.certificates.to_string());
+    if report.client_certificate {
+        row("client", "a certificate and its key");
+    }
+    if report.token {
+        row("token", "yes");
+    }
     row("shell", if report.shell { "yes" } else { "no" });
     row("file", &Bytes(report.file as u64).to_string());
     out

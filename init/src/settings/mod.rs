@@ -135,7 +135,7 @@ impl Settings {
         let mut explicit_log = None;
         for word in cmdline::words_of_file(packed).into_iter().chain(cmdline::words(line)) {
             if let Err(fault) = settings.apply(&word, &mut explicit_log) {
-                notices.push(Notice { word: printable(&shown(&word, &fault), 80), fault });
+                notices.push(Notice { word: printable(&public(&word), 80), fault });
             }
         }
         let usual = if settings.quiet { log::LevelFilter::Warn } else { log::LevelFilter::Info };
@@ -232,15 +232,20 @@ const MAX_SOURCES: usize = 32;
 /// resolv.conf(5) takes three.
 const MAX_NAMESERVERS: usize = 3;
 
-/// A word as a notice names it. What may be a secret is left out: headers, parts of URLs, and whatever stands behind a
-/// name that is nobody's and may be a misspelt one of these.
-fn shown(word: &Word, fault: &Fault) -> String {
+/// A word without what may be a secret: headers, parts of URLs, and whatever stands behind a name that is nobody's and
+/// may be a misspelt one of these.
+fn public(word: &Word) -> String {
     let key = word.key().unwrap_or_default();
-    match (key, fault) {
-        (_, Fault::Unknown(_)) => key.to_owned(),
-        ("rootbeam.header", Fault::Value(_)) if word.value.is_some() => format!("{key}={HIDDEN}"),
+    let known = !key.starts_with("rootbeam.") || options::OPTIONS.iter().any(|option| option.name == key);
+    match word.value {
+        Some(_) if key == "rootbeam.header" || !known => format!("{key}={HIDDEN}"),
         _ => source::public(&String::from_utf8_lossy(&word.render())),
     }
+}
+
+/// The words of a line of a settings file, without what may be secret in them.
+pub fn public_words(line: &str) -> String {
+    cmdline::words(line.as_bytes()).iter().map(public).collect::<Vec<_>>().join(" ")
 }
 
 fn path(bytes: &[u8]) -> PathBuf {
@@ -307,7 +312,7 @@ mod tests {
     fn unknown_options_name_the_nearest_known() {
         let (_, notices) = parse("rootbeam.imgae=http://x/a rootbeam.teleport");
         let expected = [
-            "unknown option rootbeam.imgae is ignored; did you mean rootbeam.image?",
+            "unknown option rootbeam.imgae=*** is ignored; did you mean rootbeam.image?",
             "unknown option rootbeam.teleport is ignored; the README lists all options",
         ];
         assert_eq!(notices, expected);
@@ -330,8 +335,10 @@ mod tests {
         assert!(!format!("{settings:?} {notices:?}").contains("secret"), "{settings:?} {notices:?}");
         assert_eq!(notices.len(), 6, "{notices:?}");
         assert!(notices[0].starts_with("rootbeam.header=*** is ignored: its value must be "), "{}", notices[0]);
-        assert_eq!(notices[1], "unknown option rootbeam.heade is ignored; did you mean rootbeam.header?");
+        assert_eq!(notices[1], "unknown option rootbeam.heade=*** is ignored; did you mean rootbeam.header?");
         assert!(notices[2].starts_with("rootbeam.image=http://***@h/x is ignored"), "{}", notices[2]);
+        let line = "quiet \"rootbeam.header=X-Key: secret\" rootbeam.image=http://h/x?key=secret,http://h/y";
+        assert_eq!(public_words(line), "quiet rootbeam.header=*** rootbeam.image=http://h/x?key=***,http://h/y");
     }
 
     #[test]
