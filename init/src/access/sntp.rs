@@ -38,9 +38,9 @@ pub fn question(nonce: [u8; 8]) -> [u8; LENGTH] {
     packet
 }
 
-/// The time of the answer to the question with `nonce`, in seconds since 1970, in the first era in which it is not
-/// before `floor`.
-pub fn answer(packet: &[u8], nonce: [u8; 8], floor: u64) -> Result<u64, Refused> {
+/// The time of the answer to the question with `nonce`, in seconds since 1970, in the era in which it is nearest to
+/// `about`.
+pub fn answer(packet: &[u8], nonce: [u8; 8], about: u64) -> Result<u64, Refused> {
     let [first, stratum, ..] = packet else { return Err(Refused::Form) };
     let (leap, version, mode) = (first >> 6, first >> 3 & 7, first & 7);
     let field =
@@ -56,11 +56,10 @@ pub fn answer(packet: &[u8], nonce: [u8; 8], floor: u64) -> Result<u64, Refused>
     if leap == 3 || !(1..=15).contains(stratum) || sent == 0 {
         return Err(Refused::Unsynchronized);
     }
-    let mut seconds = sent >> 32;
-    while seconds < floor.saturating_add(TO_1970) && seconds < u64::MAX - ERA {
-        seconds += ERA;
-    }
-    Ok(seconds - TO_1970)
+    let from_1900 = sent >> 32;
+    let ahead = from_1900.wrapping_sub(about.wrapping_add(TO_1970)) % ERA;
+    let seconds = if ahead < ERA / 2 { about.checked_add(ahead) } else { about.checked_sub(ERA - ahead) };
+    seconds.ok_or(Refused::Unsynchronized)
 }
 
 #[cfg(test)]
@@ -91,9 +90,10 @@ mod tests {
         // 2026-11-24 13:48:55 UTC, by the table of eras in RFC 5905.
         let seconds = 1_795_528_135 + TO_1970;
         assert_eq!(answer(&reply(seconds as u32), NONCE, 1_700_000_000), Ok(1_795_528_135));
-        // After the wrap of 2036.
-        let later = 2_200_000_000;
-        assert_eq!(answer(&reply((later + TO_1970) as u32), NONCE, 1_700_000_000), Ok(later));
+        // After the wrap of 2036, and before the time that it is about.
+        for time in [2_200_000_000, 1_000_000_000] {
+            assert_eq!(answer(&reply((time + TO_1970) as u32), NONCE, 1_700_000_000), Ok(time));
+        }
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl TimeServers {
 
 /// One question and its answer. The kernel drops what comes from other addresses, since the socket is connected; what
 /// comes from this one and is no answer is waited past.
-fn query(server: IpAddr, port: u16, floor: u64) -> io::Result<u64> {
+fn query(server: IpAddr, port: u16, about: u64) -> io::Result<u64> {
     let local: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((local, 0))?;
     socket.connect((server, port))?;
@@ -138,7 +138,7 @@ fn query(server: IpAddr, port: u16, floor: u64) -> io::Result<u64> {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
             Err(e) => return Err(e),
         };
-        match sntp::answer(packet.get(..length).unwrap_or_default(), nonce, floor) {
+        match sntp::answer(packet.get(..length).unwrap_or_default(), nonce, about) {
             Ok(seconds) => return Ok(seconds),
             Err(sntp::Refused::Unsynchronized) => return Err(io::Error::other(sntp::Refused::Unsynchronized)),
             Err(sntp::Refused::Form | sntp::Refused::Origin) => {}

@@ -3,4 +3,7 @@
 pub mod dnsmasq;
 pub mod fault;
 pub mod http;
+pub mod nginx;
 pub mod site;
+pub mod time;
+pub mod tinyproxy;

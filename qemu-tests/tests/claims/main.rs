@@ -4,6 +4,7 @@ mod beds;
 mod boots;
 mod errors;
 mod foreign;
+mod https;
 mod inits;
 mod matrix;
 
@@ -13,7 +14,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let claims = match claim::matrix() {
         true => vec![beds::rows(), matrix::rows()],
-        false => vec![beds::claims(), boots::claims(), inits::claims(), errors::claims(), foreign::claims()],
+        false => {
+            vec![beds::claims(), boots::claims(), inits::claims(), errors::claims(), foreign::claims(), https::claims()]
+        }
     };
     claim::run(claims.into_iter().flatten().collect())
 }
