@@ -28,7 +28,8 @@ pub struct Access {
     /// Who is asked for the time where a certificate fails for it.
     pub time_servers: TimeServers,
     /// Whether every byte that counts is held against a packed key or a hash from the command line. Then a
-    /// certificate whose only fault is time does no harm: the clock may be wrong, and the bytes cannot be.
+    /// certificate whose only fault is time does no harm: the clock may be wrong, and the bytes cannot be. (Credentials
+    /// are shown to such a server too: its chain and its name hold.)
     pub pinned: bool,
     /// Headers, and for whom.
     pub credentials: Credentials,

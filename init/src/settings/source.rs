@@ -9,8 +9,8 @@ use url::Url;
 pub const HIDDEN: &str = "***";
 
 /// A URL that an image can be fetched from. Behind its host it may hold `{words}` that stand for facts of the machine
-/// until [`fill`](Self::fill). `Display` hides the values of its query: a signed URL's key stands there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// until [`fill`](Self::fill). `Display` and `Debug` hide the values of its query: a signed URL's key stands there.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     /// The text as it was given, where it holds words.
     template: Option<String>,
@@ -68,6 +68,12 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Url keeps its text in ASCII with control characters escaped.
         f.write_str(&public(self.template.as_deref().unwrap_or(self.url.as_str())))
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({self})")
     }
 }
 
@@ -195,6 +201,7 @@ mod tests {
         ] {
             assert_eq!(public(url), shown);
         }
-        assert_eq!(Source::parse("https://h/a?sig=abc").unwrap().to_string(), "https://h/a?sig=***");
+        let signed = Source::parse("https://h/a?sig=abc").unwrap();
+        assert_eq!(format!("{signed} {signed:?}"), "https://h/a?sig=*** Source(https://h/a?sig=***)");
     }
 }

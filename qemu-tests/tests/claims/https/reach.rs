@@ -13,6 +13,7 @@ pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
     vec![
         claim("https: header and token reach the server and no console, report or log", credentials),
+        claim("https: credentials that go by plain http are warned of, without being shown", open),
         claim("https: header and token do not go along to the server of a redirect", redirected),
         claim("https: everything goes through the proxy, by http and by https", proxied),
         claim("https: a proxy that is not there is named as the cause", no_proxy),
@@ -48,6 +49,18 @@ fn credentials() -> Result<()> {
     refused(&scene.trusting(&[], HEADER)?, &refusal("401 Unauthorized"))?;
     let booted = scene.trusting(&["--token", &token], "rootbeam.header=Host:s3cret-header")?;
     refused(&booted, &refusal("403 Forbidden"))?;
+    silent(&booted)
+}
+
+fn open() -> Result<()> {
+    let scene = Scene::quiet(netns::Dhcp::default())?;
+    let start = || Nginx::start_with("10.77.0.1:80".parse()?, scene.folder.path(), DEMANDING);
+    let _nginx = scene.network.namespace().enter(start)??;
+    let url = "http://10.77.0.1/web.squashfs";
+    let booted = scene.boot(&["--token", &token(&scene)?], &format!("{HEADER} rootbeam.image={url}"))?;
+    booted_from(&booted, url)?;
+    let warning = "the token or header for 10.77.0.1 can be read by everybody on the way: use https";
+    ensure!(booted.console.matches(warning).count() == 1, "{}", booted.console);
     silent(&booted)
 }
 
