@@ -1,10 +1,12 @@
 //! What the workers report, in words: each cause becomes a [`Failure`] with a remedy. The workers send numbers and
 //! labels; every text that reaches a console is made here or in `failure`.
 
+use crate::clock::Utc;
 use crate::failure::{Failure, Step};
 use crate::label::Label;
 use crate::messages::{FetchCause, FilesystemKind, NetCause, SourceIndex, StoreCause, TlsFault};
-use crate::settings::values::{Source, human};
+use crate::settings::source::Source;
+use crate::settings::values::human;
 use crate::trust::{self, SignatureFault};
 
 /// There is no network.
@@ -232,9 +234,14 @@ pub fn fetch_text(cause: &FetchCause) -> String {
         FetchCause::Unreachable => "the server cannot be reached",
         FetchCause::Reset => "the connection broke",
         FetchCause::Stalled => "the server sent nothing for too long",
-        FetchCause::Tls(TlsFault::Time) => "the server's certificate is not valid at this machine's time",
+        FetchCause::Proxy => "the proxy cannot be reached, or makes no connection to the server",
+        FetchCause::Tls(TlsFault::Time { now, valid }) => {
+            let now = Utc(*now);
+            return format!("the server's certificate is {valid}, and this machine's clock says {now}");
+        }
         FetchCause::Tls(TlsFault::Name) => "the server's certificate is for another name",
         FetchCause::Tls(TlsFault::Issuer) => "no trusted root has signed the server's certificate",
+        FetchCause::Tls(TlsFault::Client) => "the server asks for a client certificate that it knows",
         FetchCause::Tls(TlsFault::Other) => "the TLS handshake failed",
         FetchCause::Status { status, .. } => return format!("the server answered {}", status_text(*status)),
         FetchCause::Redirect => "the server redirects in circles, or from https to http",
@@ -269,9 +276,13 @@ fn fetch_remedy(cause: &FetchCause) -> &'static str {
         FetchCause::Refused => "start the web server, or correct the port in rootbeam.image=",
         FetchCause::Unreachable => "check address, gateway and firewall",
         FetchCause::Reset | FetchCause::Stalled | FetchCause::Short => "check the server and the network between",
-        FetchCause::Tls(TlsFault::Time) => "set the machine's clock, or renew the certificate",
+        FetchCause::Proxy => "check rootbeam.proxy= and the proxy's own log",
+        FetchCause::Tls(TlsFault::Time { .. }) => {
+            "renew the certificate, or set the machine's clock: rootbeam.ntp= names a time server"
+        }
         FetchCause::Tls(TlsFault::Name) => "use the name that the certificate has",
         FetchCause::Tls(TlsFault::Issuer) => "pack the root certificate with `rootbeam pack --ca PEM`",
+        FetchCause::Tls(TlsFault::Client) => "pack one with `rootbeam pack --client-cert PEM --client-key PEM`",
         FetchCause::Tls(TlsFault::Other) => "let the server offer TLS 1.2 or 1.3",
         FetchCause::Status { status: 403 | 401, .. } => "let the server's permissions allow the file to be read",
         FetchCause::Status { status: 404 | 410, .. } => "correct the path in rootbeam.image=, or put the file there",

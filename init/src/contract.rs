@@ -41,6 +41,14 @@ pub const KEY_THRESHOLD: &str = "etc/rootbeam/key-threshold";
 pub const MIN_VERSION: &str = "etc/rootbeam/min-version";
 /// Trusted root certificates for https, PEM.
 pub const CA: &str = "etc/rootbeam/ca.pem";
+/// The certificate that this machine shows to https servers, and what leads to its root, PEM.
+pub const CLIENT_CERTIFICATE: &str = "etc/rootbeam/client.pem";
+/// Its private key, PEM; for root alone.
+pub const CLIENT_KEY: &str = "etc/rootbeam/client.key";
+/// A bearer token for the servers of the image, one line; for root alone.
+pub const TOKEN: &str = "etc/rootbeam/token";
+/// Time servers of the lease, an address a line: written during the boot, not packed.
+pub const TIME_SERVERS: &str = "etc/rootbeam/time-servers";
 /// A statically linked busybox; there only where the packer was told `--shell`.
 pub const SHELL: &str = "bin/busybox";
 /// Build time of the archive in seconds since 1970, decimal: the wall clock is raised to it.

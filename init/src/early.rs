@@ -1,6 +1,5 @@
-//! The first thing: the filesystems that everything else stands on, and the clock.
+//! The first thing: the filesystems that everything else stands on.
 
-use crate::contract;
 use crate::failure::{Failure, Step};
 use crate::sys::{console, machine, mounts, mounts::MountFlags};
 use std::fmt;
@@ -59,20 +58,4 @@ pub fn mount_all() -> Result<(), Failure> {
     // machine without any console boots all the same.
     let _ = console::take_standard_descriptors();
     Ok(())
-}
-
-/// Raises the clock to the archive's build time: a machine without a clock of its own wakes in 1970, where no
-/// certificate is valid yet. Returns a line for the log where it did or could not.
-pub fn raise_clock() -> Option<String> {
-    match machine::raise_clock(build_time()?) {
-        Ok(false) => None,
-        Ok(true) => Some("clock: it was behind the build of this initramfs and was raised to it".to_owned()),
-        Err(e) => Some(format!("clock: it is behind the build of this initramfs and cannot be raised: {e}")),
-    }
-}
-
-/// When the archive was built, in seconds since 1970.
-pub fn build_time() -> Option<u64> {
-    let built = std::fs::read_to_string(Path::new("/").join(contract::BUILD_TIME)).ok()?;
-    built.trim().parse().ok()
 }

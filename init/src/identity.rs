@@ -32,7 +32,7 @@ impl std::fmt::Display for Origin {
 
 /// Reads `/sys/class/dmi/id/product_uuid`. All zeros, all ones, and the value that some boards were never given
 /// another for, are no identity.
-fn firmware_uuid(text: &str) -> Option<[u8; 16]> {
+pub fn firmware_uuid(text: &str) -> Option<[u8; 16]> {
     let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
     if digits.len() != 32 || !digits.is_ascii() {
         return None;

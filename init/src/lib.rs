@@ -15,14 +15,17 @@
     )
 )]
 
+pub mod access;
 pub mod admission;
 pub mod aftermath;
 pub mod boot;
 pub mod causes;
+pub mod clock;
 pub mod contract;
 pub mod crew;
 pub mod digest;
 pub mod early;
+pub mod facts;
 pub mod failure;
 pub mod fetch;
 pub mod identity;

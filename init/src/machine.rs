@@ -2,6 +2,7 @@
 
 use crate::contract;
 use crate::crew::Crew;
+use crate::facts::Facts;
 use crate::failure::{Failure, Step};
 use crate::image::{Mounted, STATE};
 use crate::journal::Journal;
@@ -14,10 +15,13 @@ use crate::settings::values::{human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
-use crate::{causes, early, keys, root};
+use crate::{causes, clock, keys, root};
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
+
+/// What the firmware says of the machine (SMBIOS).
+const DMI: &str = "/sys/class/dmi/id";
 
 /// One machine being booted.
 pub struct Machine {
@@ -88,7 +92,7 @@ impl Machine {
             kernel,
         };
         notices.iter().map(Notice::to_string).for_each(|text| machine.warn(text));
-        if let Some(text) = early::raise_clock() {
+        if let Some(text) = clock::raise_to_build() {
             log::info!("{text}");
         }
         Ok(machine)
@@ -140,6 +144,10 @@ impl Machine {
         if let Err(failure) = self.modules.load("af_packet") {
             self.warn(failure.to_string());
         }
+        // After the drivers: the clock chip's may be one of them.
+        if let Some(text) = clock::raise_to_chip() {
+            log::info!("{text}");
+        }
         match summary.loaded.as_slice() {
             [] => "no driver needed".to_owned(),
             loaded => format!("loaded {}", loaded.join(" ")),
@@ -163,11 +171,12 @@ impl Machine {
     }
 
     /// What the store is asked for.
-    pub fn wanted(&self) -> Result<Wanted, Failure> {
+    pub fn wanted(&mut self) -> Result<Wanted, Failure> {
         let kernel = Label::new(&self.kernel.release).map_err(|e| {
             let remedy = "use a kernel with a release of letters, digits and . _ + ~ -";
             Failure::new(Step::Settings, "release of the running kernel", e.to_string(), remedy)
         })?;
+        self.fill_sources()?;
         Ok(Wanted {
             sources: self.settings.image.iter().map(|source| source.as_str().to_owned()).collect(),
             sha256: self.settings.sha256,
@@ -177,6 +186,22 @@ impl Machine {
             kernel,
             stall_seconds: self.settings.stall,
         })
+    }
+
+    /// Puts this machine's values for the `{words}` of the sources; from then on these are what is shown.
+    fn fill_sources(&mut self) -> Result<(), Failure> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let dmi = |name: &str| std::fs::read_to_string(Path::new(DMI).join(name)).unwrap_or_default();
+        let (uuid, serial) = (dmi("product_uuid"), dmi("product_serial"));
+        let facts = Facts::new(lease.mac, &uuid, &serial, lease.hostname.as_ref(), &self.kernel.machine);
+        let filled = self.settings.image.iter().map(|source| {
+            source.fill(&facts).map_err(|unfilled| {
+                let remedy = "leave the word out of rootbeam.image=, or give the machine what it stands for";
+                Failure::new(Step::Settings, source.to_string(), unfilled.to_string(), remedy)
+            })
+        });
+        self.settings.image = filled.collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// The sources in words.
@@ -234,7 +259,7 @@ impl Machine {
 
     /// Puts this machine's identity into the new root.
     pub fn dress(&self, new_root: &Root) {
-        let product_uuid = std::fs::read_to_string("/sys/class/dmi/id/product_uuid").unwrap_or_default();
+        let product_uuid = std::fs::read_to_string(Path::new(DMI).join("product_uuid")).unwrap_or_default();
         if let Some(lease) = &self.lease {
             root::dress(new_root, lease, &product_uuid);
         }

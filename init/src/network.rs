@@ -1,6 +1,7 @@
 //! The step that brings the network up: PID 1's side of it.
 
 use crate::causes;
+use crate::contract;
 use crate::crew::{Crew, News};
 use crate::failure::Failure;
 use crate::label::Label;
@@ -96,15 +97,16 @@ pub fn resolv_conf(domain: Option<&Label>, servers: &[IpAddr]) -> String {
     text
 }
 
-/// Writes what the fetch worker's resolver reads, before it is started.
+/// Writes what the fetch worker reads of the lease, before it is started: for its resolver, and whom to ask the time.
 pub fn write_resolver(lease: &Lease) {
     for (path, text) in [
-        ("/etc/resolv.conf", resolv_conf(lease.domain.as_ref(), &lease.dns)),
+        ("etc/resolv.conf", resolv_conf(lease.domain.as_ref(), &lease.dns)),
         // glibc knows `localhost` from here only.
-        ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+        ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+        (contract::TIME_SERVERS, lease.time_servers.iter().map(|server| format!("{server}\n")).collect()),
     ] {
-        if let Err(e) = std::fs::write(Path::new(path), text) {
-            log::warn!("names may not be found: {path}: {e}");
+        if let Err(e) = std::fs::write(Path::new("/").join(path), text) {
+            log::warn!("names may not be found: /{path}: {e}");
         }
     }
 }

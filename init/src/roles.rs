@@ -1,6 +1,7 @@
 //! What the one binary can be. Each worker gives up its privileges before its first message.
 
-use crate::contract::{self, fd};
+use crate::access::Access;
+use crate::contract::fd;
 use crate::journal::Journal;
 use crate::machine::{Machine, read_settings};
 use crate::modules::{self, Policy};
@@ -13,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// PID 1. Never returns.
 pub fn pid_1(arguments: Vec<OsString>) -> ExitCode {
@@ -53,14 +54,13 @@ pub fn store() -> ExitCode {
     })
 }
 
-/// The fetch worker. The packed roots are read before the sandbox closes.
+/// The fetch worker. What it shows to servers and trusts of them is read before the sandbox closes.
 pub fn fetch() -> ExitCode {
-    let roots = std::fs::read(Path::new("/").join(contract::CA)).ok();
-    let floor = SystemTime::UNIX_EPOCH + Duration::from_secs(early::build_time().unwrap_or(0));
+    let access = Access::packed(Path::new("/"), &read_settings().0);
     worker(Privileges::Client, || {
         let channel = Channel::from_fd(inherited::take(fd::STORE_CHANNEL)?);
         let ring: OwnedFd = inherited::take(fd::RING)?;
-        Ok(fetch::main(channel, ring, roots, floor))
+        Ok(fetch::main(channel, ring, access))
     })
 }
 

@@ -6,6 +6,8 @@ use crate::compress::Packing;
 use crate::firmware::Firmware;
 use crate::kernel::Kernel;
 use crate::tree::{Node, Tree};
+use rootbeam_init::access::certificates::{self, Identity, PemFault};
+use rootbeam_init::access::credentials::{self, LONGEST_TOKEN};
 use rootbeam_init::contract;
 use rootbeam_init::trust::{AnchorFault, Anchors};
 
@@ -37,8 +39,12 @@ pub struct Parts<'a> {
     pub key_threshold: Option<u8>,
     /// The least version of a manifest that boots.
     pub min_version: Option<u64>,
-    /// Trusted root certificates, PEM.
-    pub ca: Option<&'a [u8]>,
+    /// Trusted root certificates, PEM, and the name of each file that they came from.
+    pub ca: &'a [Named],
+    /// What this machine shows to servers that ask for a client certificate.
+    pub identity: Option<&'a Identity>,
+    /// A token file for the servers of the image.
+    pub token: Option<&'a [u8]>,
     /// Words for the command line.
     pub config: Option<&'a [u8]>,
     /// When the archive is built, seconds since 1970.
@@ -60,9 +66,15 @@ pub enum AssemblyError {
     /// Two keys of one name.
     #[error("two keys have the file name {0}: rename one")]
     SameKey(String),
-    /// Not PEM.
-    #[error("the CA file holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")]
-    Ca,
+    /// Not roots.
+    #[error("the CA file {0} {1}")]
+    Ca(String, PemFault),
+    /// Not a certificate and its key.
+    #[error("{0} {1}")]
+    Identity(&'static str, PemFault),
+    /// Not a token.
+    #[error("the token file must hold one line of printing ASCII without blanks, at most {LONGEST_TOKEN} bytes")]
+    Token,
 }
 
 impl Parts<'_> {
@@ -83,6 +95,7 @@ impl Parts<'_> {
         tree.file(contract::BUILD_TIME, format!("{}\n", self.build_time));
         self.add_modules(&mut tree);
         self.add_trust(&mut tree)?;
+        self.add_credentials(&mut tree)?;
         if let Some(config) = self.config {
             tree.file(contract::CONFIG, config);
         }
@@ -124,12 +137,32 @@ impl Parts<'_> {
         if let Some(version) = self.min_version {
             tree.file(contract::MIN_VERSION, format!("{version}\n"));
         }
-        if let Some(ca) = self.ca {
-            let begins = b"-----BEGIN CERTIFICATE-----";
-            if !ca.windows(begins.len()).any(|window| window == begins) {
-                return Err(AssemblyError::Ca);
-            }
-            tree.file(contract::CA, ca);
+        let mut roots = Vec::new();
+        for Named { name, data } in self.ca {
+            certificates::roots(data).map_err(|fault| AssemblyError::Ca(name.clone(), fault))?;
+            roots.extend_from_slice(data);
+            // The next file's first line must not continue this one's last.
+            roots.push(b'\n');
+        }
+        if !roots.is_empty() {
+            tree.file(contract::CA, roots);
+        }
+        Ok(())
+    }
+
+    fn add_credentials(&self, tree: &mut Tree) -> Result<(), AssemblyError> {
+        if let Some(identity) = self.identity {
+            certificates::certified(identity).map_err(|fault| {
+                let of_key = matches!(fault, PemFault::NoKey | PemFault::Key | PemFault::OtherKey);
+                let what = if of_key { "the client's key file" } else { "the client's certificate file" };
+                AssemblyError::Identity(what, fault)
+            })?;
+            tree.file(contract::CLIENT_CERTIFICATE, identity.certificate.as_slice());
+            tree.secret(contract::CLIENT_KEY, identity.key.as_slice());
+        }
+        if let Some(token) = self.token {
+            let token = std::str::from_utf8(token).ok().and_then(credentials::token).ok_or(AssemblyError::Token)?;
+            tree.secret(contract::TOKEN, format!("{token}\n"));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::archive::{Archive, ArchiveError, read};
 use crate::compress::Compression;
 use crate::newc::{Entry, kind};
 use rootbeam_init::contract;
+use rootbeam_init::settings::public_words;
 use rootbeam_init::trust::{self, KeyId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,7 +123,7 @@ pub struct Report {
     pub name: Option<String>,
     /// When rootbeam packed it, seconds since 1970.
     pub build_time: Option<u64>,
-    /// Words for the command line that are packed with it.
+    /// Words for the command line that are packed with it, without what may be secret in them.
     pub settings: Vec<String>,
     /// Keys that it trusts.
     pub keys: Vec<Key>,
@@ -132,6 +133,10 @@ pub struct Report {
     pub min_version: Option<u64>,
     /// Number of root certificates that it trusts.
     pub certificates: usize,
+    /// Whether it has a client certificate and its key.
+    pub client_certificate: bool,
+    /// Whether it has a token for the servers of the image.
+    pub token: bool,
     /// Whether it has a shell.
     pub shell: bool,
     /// Every entry, in order.
@@ -172,6 +177,8 @@ impl Report {
             key_threshold: number(text(contract::KEY_THRESHOLD)),
             min_version: number(text(contract::MIN_VERSION)),
             certificates: text(contract::CA).map_or(0, |pem| pem.matches("-----BEGIN CERTIFICATE-----").count()),
+            client_certificate: files.contains_key(contract::CLIENT_KEY),
+            token: files.contains_key(contract::TOKEN),
             shell: ["bin/sh", "usr/bin/sh"].iter().any(|sh| contents.iter().any(|item| item.path == *sh)),
             contents,
         })
@@ -245,7 +252,7 @@ fn pretty_name(release: &str) -> Option<String> {
 
 fn words(config: &str) -> Vec<String> {
     let lines = config.lines().map(|line| line.split_once('#').map_or(line, |(words, _)| words).trim());
-    lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    lines.filter(|line| !line.is_empty()).map(public_words).collect()
 }
 
 fn key(path: &str, data: &[u8]) -> Option<Key> {

@@ -52,6 +52,11 @@ impl Tree {
         self.put(path, Node::File { mode: 0o644, data: data.into() });
     }
 
+    /// Puts a file that only root may read.
+    pub fn secret(&mut self, path: &str, data: impl Into<Vec<u8>>) {
+        self.put(path, Node::File { mode: 0o600, data: data.into() });
+    }
+
     /// Puts a program.
     pub fn program(&mut self, path: &str, data: impl Into<Vec<u8>>) {
         self.put(path, Node::File { mode: 0o755, data: data.into() });

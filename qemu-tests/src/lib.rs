@@ -5,6 +5,7 @@
 //! init found. [`claim`] is the frame of the claims under `tests/`.
 
 pub mod archives;
+pub mod certificates;
 pub mod claim;
 pub mod collect;
 pub mod command;

@@ -2,6 +2,7 @@
 
 use crate::term::Bytes;
 use anyhow::{Context, Result};
+use rootbeam_init::clock::Utc;
 use rootbeam_init::label::printable;
 use rootbeam_initramfs::inspect::{Item, Report};
 use std::fmt::Write as _;
@@ -65,7 +66,7 @@ pub fn render(report: &Report) -> String {
         row("name", &printable(name, SHOWN));
     }
     if let Some(time) = report.build_time {
-        row("built", &utc(time));
+        row("built", &Utc(time).to_string());
     }
     let kernels = report.kernels.iter().map(|name| printable(name, SHOWN)).collect::<Vec<_>>().join(", ");
     row("kernel", if kernels.is_empty() { "none: no modules are packed" } else { &kernels });
@@ -84,6 +85,12 @@ pub fn render(report: &Report) -> String {
         row("min version", &format!("manifests below version {version} do not boot"));
     }
     row("certificates", &report.certificates.to_string());
+    if report.client_certificate {
+        row("client", "a certificate and its key");
+    }
+    if report.token {
+        row("token", "yes");
+    }
     row("shell", if report.shell { "yes" } else { "no" });
     row("file", &Bytes(report.file as u64).to_string());
     out
@@ -96,36 +103,4 @@ fn line(out: &mut String, item: &Item) {
     };
     let target = item.target.as_ref().map(|target| format!(" -> {}", printable(target, SHOWN))).unwrap_or_default();
     let _ = writeln!(out, "{} {size:>10} {}{target}", item.mode, printable(&item.path, SHOWN));
-}
-
-/// A time in seconds since 1970 as date and time in UTC.
-fn utc(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March put the leap day last; 719 468 days lie between 0000-03-01 and 1970-01-01.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let march = (5 * day + 2) / 153;
-    let (day, month) = (day - (153 * march + 2) / 5 + 1, if march < 10 { march + 3 } else { march - 9 });
-    let year = era * 400 + year + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (seconds, text) in [
-            (0, "1970-01-01 00:00:00 UTC"),
-            (951_782_399, "2000-02-28 23:59:59 UTC"),
-            (951_782_400, "2000-02-29 00:00:00 UTC"),
-            (1_763_806_068, "2025-11-22 10:07:48 UTC"),
-            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
-        ] {
-            assert_eq!(utc(seconds), text);
-        }
-    }
 }

@@ -4,6 +4,7 @@ use crate::output;
 use crate::term::{Bytes, Term};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use rootbeam_init::access::certificates::Identity;
 use rootbeam_init::modules::devices::Devices;
 use rootbeam_init::settings::{Settings, check_words};
 use rootbeam_initramfs::assembly::{self, Named, Parts};
@@ -18,6 +19,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
+
+/// Where Debian and its kin keep the certificates that the system trusts.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Make the initramfs that boots a machine into RAM
 ///
@@ -59,9 +63,18 @@ pub struct Args {
     /// The least version of a manifest that will boot, so that no old image comes back under its old signature
     #[arg(long, value_name = "N", requires = "key")]
     pub min_version: Option<u64>,
-    /// Root certificates to trust for https
-    #[arg(long, value_name = "PEM")]
-    pub ca: Option<PathBuf>,
+    /// Root certificates to trust for https; `system` takes this machine's own; may be repeated
+    #[arg(long, value_name = "PEM|system")]
+    pub ca: Vec<PathBuf>,
+    /// A certificate to show to https servers that ask for one, with those that lead to its root
+    #[arg(long, value_name = "PEM", requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+    /// Its private key, without a password
+    #[arg(long, value_name = "PEM", requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
+    /// A token that the image's servers ask for (Authorization: Bearer), a line in a file
+    #[arg(long, value_name = "FILE")]
+    pub token: Option<PathBuf>,
     /// Words to put before the kernel command line: rootbeam.image=URL and others, one or more a line
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -157,7 +170,9 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         keys: &inputs.keys,
         key_threshold: args.key_threshold,
         min_version: args.min_version,
-        ca: inputs.ca.as_deref(),
+        ca: &inputs.ca,
+        identity: inputs.identity.as_ref(),
+        token: inputs.token.as_deref(),
         config: inputs.config.as_deref(),
         build_time: inputs.epoch.unwrap_or(inputs.newest),
     }
@@ -169,6 +184,9 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     progress.finish();
     let file = file.context("compressing failed")?;
     note_missing_firmware(&kernel, &firmware, term);
+    if inputs.identity.is_some() || inputs.token.is_some() {
+        term.note("the initramfs holds a secret: whoever can read the file, or the server that it boots from, has it");
+    }
     output::write(&args.output, &file)?;
     summary(&args.output, &kernel, &modules, &firmware, &file)
 }
@@ -230,7 +248,9 @@ struct Inputs {
     init: Vec<u8>,
     shell: Option<Vec<u8>>,
     keys: Vec<Named>,
-    ca: Option<Vec<u8>>,
+    ca: Vec<Named>,
+    identity: Option<Identity>,
+    token: Option<Vec<u8>>,
     config: Option<Vec<u8>>,
     early: Vec<u8>,
     /// SOURCE_DATE_EPOCH, seconds since 1970.
@@ -258,7 +278,17 @@ impl Inputs {
             let name = path.file_name().and_then(|name| name.to_str()).context("--key takes a file")?;
             keys.push(Named { name: name.to_owned(), data: read(path)? });
         }
-        let ca = args.ca.as_deref().map(&mut read).transpose()?;
+        let mut ca = Vec::new();
+        for path in &args.ca {
+            let path = if path == Path::new("system") { Path::new(SYSTEM_CA) } else { path };
+            ca.push(Named { name: path.display().to_string(), data: read(path)? });
+        }
+        let identity = match (&args.client_cert, &args.client_key) {
+            (Some(certificate), Some(key)) => Some(Identity { certificate: read(certificate)?, key: read(key)? }),
+            (None, None) => None,
+            _ => bail!("--client-cert and --client-key go together"),
+        };
+        let token = args.token.as_deref().map(&mut read).transpose()?;
         let config = args.config.as_deref().map(&mut read).transpose()?;
         let early = match &args.microcode {
             Some(path) => early_archive(&read(path)?).with_context(|| path.display().to_string())?,
@@ -268,7 +298,7 @@ impl Inputs {
             Ok(text) => Some(text.trim().parse().context("SOURCE_DATE_EPOCH is no number of seconds")?),
             Err(_) => None,
         };
-        Ok(Self { init, shell, keys, ca, config, early, epoch, newest })
+        Ok(Self { init, shell, keys, ca, identity, token, config, early, epoch, newest })
     }
 }
 

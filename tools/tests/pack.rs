@@ -74,8 +74,16 @@ impl Root {
         root.file("lib/firmware/tigon/tg3.bin", b"firmware");
         root.file("in/init", &elf(1, None));
         root.file("in/web.pub", KEY.as_bytes());
-        root.file("in/config", b"# here\nrootbeam.image=http://10.0.2.2/web.squashfs quiet\n");
-        root.file("in/ca.pem", b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n");
+        root.file(
+            "in/config",
+            b"# here\nrootbeam.image=http://10.0.2.2/web.squashfs quiet rootbeam.header=X-Key:s3cret\n",
+        );
+        root.file("in/token", b"s3cret-token\n");
+        let certificates = root.path("tls");
+        fs::create_dir_all(&certificates).unwrap();
+        // As the tests of https have them.
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../init/tests/certificates");
+        assert!(Command::new(script).arg(certificates).status().unwrap().success(), "openssl makes certificates");
         root
     }
 
@@ -98,7 +106,10 @@ impl Root {
             key: vec![],
             key_threshold: None,
             min_version: None,
-            ca: None,
+            ca: vec![],
+            client_cert: None,
+            client_key: None,
+            token: None,
             config: None,
             microcode: None,
             shell: None,
@@ -132,7 +143,10 @@ fn the_archive_holds_exactly_what_init_expects() {
     let root = Root::new();
     run(Args {
         key: vec![root.path("in/web.pub")],
-        ca: Some(root.path("in/ca.pem")),
+        ca: vec![root.path("tls/root.pem"), root.path("tls/other.pem")],
+        client_cert: Some(root.path("tls/client.pem")),
+        client_key: Some(root.path("tls/client.key")),
+        token: Some(root.path("in/token")),
         config: Some(root.path("in/config")),
         shell: Some(Some(root.path("in/init"))),
         ..root.args("initrd")
@@ -161,9 +175,12 @@ fn the_archive_holds_exactly_what_init_expects() {
         "drwxr-xr-x etc/rootbeam",
         "-rw-r--r-- etc/rootbeam/build-time",
         "-rw-r--r-- etc/rootbeam/ca.pem",
+        "-rw------- etc/rootbeam/client.key",
+        "-rw-r--r-- etc/rootbeam/client.pem",
         "-rw-r--r-- etc/rootbeam/config",
         "drwxr-xr-x etc/rootbeam/keys",
         "-rw-r--r-- etc/rootbeam/keys/web.pub",
+        "-rw------- etc/rootbeam/token",
         "-rwxr-xr-x init",
         "drwxr-xr-x lib",
         "drwxr-xr-x lib/firmware",
@@ -202,12 +219,14 @@ fn the_archive_holds_exactly_what_init_expects() {
     ];
     assert_eq!(list, expected);
     assert_eq!(report.kernels, ["6.1"]);
-    assert_eq!(report.settings, ["rootbeam.image=http://10.0.2.2/web.squashfs quiet"]);
+    assert_eq!(report.settings, ["rootbeam.image=http://10.0.2.2/web.squashfs quiet rootbeam.header=***"]);
     let key = KEY.lines().nth(1).unwrap().to_owned();
     let id = Some(KeyId(0xE762_0F18_42B4_E81F));
     assert_eq!(report.keys, [Key { name: "web.pub".into(), id, key }]);
     assert_eq!((report.key_threshold, report.min_version), (None, None));
-    assert_eq!((report.certificates, report.shell), (1, true));
+    assert_eq!((report.certificates, report.client_certificate, report.token, report.shell), (2, true, true, true));
+    let shown = rootbeam::inspect::render(&report) + &serde_json::to_string(&report).unwrap();
+    assert!(!shown.contains("s3cret") && !shown.contains("PRIVATE"), "{shown}");
     assert!(report.name.unwrap().starts_with("rootbeam initramfs "));
 }
 
@@ -297,6 +316,12 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
     root.file("in/text", b"hello\n");
     root.file("in/same.pub", KEY.as_bytes());
     root.file("in/misspelt", b"rootbeam.verify=yes\n");
+    root.file("in/lines", b"hello\nworld\n");
+    root.file("in/empty.pem", b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n");
+    root.file("in/locked.key", b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIH=\n-----END ENCRYPTED PRIVATE KEY-----\n");
+    let identity = |args: &mut Args, certificate: &str, key: &str| {
+        (args.client_cert, args.client_key) = (Some(root.path(certificate)), Some(root.path(key)));
+    };
     for (error, expected) in [
         (
             root.refusal(|a| a.init = Some(root.path("in/script"))),
@@ -322,7 +347,34 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
             "--config: rootbeam.verify=yes: its value must be require or default; nothing would boot with it",
         ),
         (root.refusal(|a| a.min_version = Some(2)), "a least version means nothing without a key"),
-        (root.refusal(|a| a.ca = Some(root.path("in/text"))), "the CA file holds no certificate"),
+        (
+            root.refusal(|a| a.ca = vec![root.path("in/text")]),
+            "the CA file ROOT/in/text holds no certificate in PEM form",
+        ),
+        (
+            root.refusal(|a| a.ca = vec![root.path("tls/root.pem"), root.path("in/empty.pem")]),
+            "the CA file ROOT/in/empty.pem holds a certificate that cannot be read",
+        ),
+        (
+            root.refusal(|a| identity(a, "tls/client.pem", "tls/server.key")),
+            "the client's key file holds the key of another certificate",
+        ),
+        (
+            root.refusal(|a| identity(a, "tls/client.key", "tls/client.key")),
+            "the client's certificate file holds no certificate in PEM form",
+        ),
+        (
+            root.refusal(|a| identity(a, "tls/client.pem", "in/locked.key")),
+            "the client's key file holds no private key in PEM form without a password",
+        ),
+        (
+            root.refusal(|a| a.client_cert = Some(root.path("tls/client.pem"))),
+            "--client-cert and --client-key go together",
+        ),
+        (
+            root.refusal(|a| a.token = Some(root.path("in/lines"))),
+            "the token file must hold one line of printing ASCII",
+        ),
         (root.refusal(|a| a.microcode = Some(root.path("in/text"))), "ROOT/in/text: it is neither an uncompressed"),
         (root.refusal(|a| a.include_module = vec!["e1000".into()]), "--include-module: kernel 6.1 has no module e1000"),
         (root.refusal(|a| a.modules = root.path("in")), "ROOT/in holds no kernel modules: give /lib/modules/RELEASE"),
@@ -330,6 +382,20 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
     ] {
         assert!(error.starts_with(expected), "{error:?} does not begin with {expected:?}");
     }
+}
+
+#[test]
+fn the_systems_certificates_are_copied_where_they_are_asked_for() {
+    let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
+    if !system.exists() {
+        assert!(!std::env::var("ROOTBEAM_REQUIRE").is_ok_and(|what| what == "all"), "ca-certificates is required");
+        eprintln!("SKIPPED: {} is not here", system.display());
+        return;
+    }
+    let root = Root::new();
+    run(Args { ca: vec!["system".into(), root.path("tls/root.pem")], ..root.args("initrd") }).unwrap();
+    let theirs = fs::read_to_string(system).unwrap().matches("-----BEGIN CERTIFICATE-----").count();
+    assert_eq!(report(&root.path("initrd")).certificates, theirs + 1);
 }
 
 /// With a real kernel's modules (a root, or a release's folder) in `ROOTBEAM_TEST_MODULES` and init in

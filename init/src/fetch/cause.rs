@@ -1,27 +1,24 @@
 //! From an error's chain of sources to the one cause that the store acts on.
 
-use crate::messages::{FetchCause, TlsFault};
+use crate::messages::{FetchCause, TlsFault, Validity};
 use crate::sys::names::NameError;
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
-/// A redirect that is not followed: too many, or away from https.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the redirect is not allowed")]
-pub struct RedirectRefused;
-
 /// The cause of a request that got no answer.
-pub fn of_request(error: &reqwest::Error) -> FetchCause {
+///
+/// Through a proxy, what fails before the request is on its way is between this machine and the proxy, or between the
+/// proxy and the server; only TLS is the server's own.
+pub fn of_request(error: &reqwest::Error, proxied: bool) -> FetchCause {
     match of_chain(error) {
+        Some(FetchCause::Tls(fault)) => return FetchCause::Tls(fault),
+        _ if proxied && error.is_connect() => return FetchCause::Proxy,
         // An end before the answer is a broken connection; `Short` is kept for bodies.
         Some(FetchCause::Short) => return FetchCause::Reset,
         Some(FetchCause::Stalled) if error.is_connect() => return FetchCause::Unreachable,
         Some(cause) => return cause,
         None => {}
-    }
-    if error.is_redirect() {
-        return FetchCause::Redirect;
     }
     if error.is_connect() {
         return FetchCause::Unreachable;
@@ -64,9 +61,6 @@ fn of_link(error: &(dyn Error + 'static)) -> Option<FetchCause> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(FetchCause::Tls(of_tls(tls)));
     }
-    if error.is::<RedirectRefused>() {
-        return Some(FetchCause::Redirect);
-    }
     if error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout) {
         return Some(FetchCause::Stalled);
     }
@@ -101,14 +95,27 @@ fn of_io(kind: ErrorKind) -> Option<FetchCause> {
 fn of_tls(error: &rustls::Error) -> TlsFault {
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => TlsFault::Time,
+            CertificateError::ExpiredContext { time, not_after } => {
+                TlsFault::Time { now: time.as_secs(), valid: Validity::Until(not_after.as_secs()) }
+            }
+            CertificateError::NotValidYetContext { time, not_before } => {
+                TlsFault::Time { now: time.as_secs(), valid: Validity::From(not_before.as_secs()) }
+            }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => TlsFault::Name,
             CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsFault::Issuer,
             _ => TlsFault::Other,
         },
+        // What a server says of the certificate that it was shown, or was not (RFC 8446, 6.2).
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied,
+        ) => TlsFault::Client,
         _ => TlsFault::Other,
     }
 }
@@ -116,6 +123,8 @@ fn of_tls(error: &rustls::Error) -> TlsFault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::pki_types::UnixTime;
+    use std::time::Duration;
 
     #[test]
     fn digs_through_wrapped_errors() {
@@ -126,9 +135,12 @@ mod tests {
         assert_eq!(of(ErrorKind::TimedOut), FetchCause::Stalled);
         assert_eq!(of(ErrorKind::HostUnreachable), FetchCause::Unreachable);
         assert_eq!(of_body(&wrap(io::Error::other(NameError::NoServer))), FetchCause::NameServer);
-        let late = rustls::Error::InvalidCertificate(CertificateError::Expired);
-        let late = io::Error::new(ErrorKind::InvalidData, late);
-        assert_eq!(of_body(&wrap(late)), FetchCause::Tls(TlsFault::Time));
+        let (time, not_after) = (7, 5);
+        let [time_of, bound] = [time, not_after].map(|s| UnixTime::since_unix_epoch(Duration::from_secs(s)));
+        let late = CertificateError::ExpiredContext { time: time_of, not_after: bound };
+        let late = io::Error::new(ErrorKind::InvalidData, rustls::Error::InvalidCertificate(late));
+        let fault = TlsFault::Time { now: time, valid: Validity::Until(not_after) };
+        assert_eq!(of_body(&wrap(late)), FetchCause::Tls(fault));
     }
 
     #[test]

@@ -1,36 +1,58 @@
-//! The HTTP client: which redirects, which certificates, which names.
+//! The HTTP client: which redirects, which certificates, which names, and what goes along with a request.
 
 use super::Job;
 use super::cause;
+use crate::access::Access;
+use crate::access::time::Clock;
+use crate::access::verifier;
 use crate::contract::LANES;
-use crate::messages::FetchCause;
+use crate::messages::{FetchCause, TlsFault};
 use crate::sys::names::{self, NameError};
-use reqwest::blocking::{Client, Response};
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{IF_RANGE, RANGE};
-use reqwest::redirect::{Action, Attempt, Policy};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::{ClientConfig, RootCertStore, time_provider::TimeProvider};
+use reqwest::header::{IF_RANGE, LOCATION, RANGE};
+use reqwest::redirect::Policy;
+use rustls::ClientConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use url::Url;
 
 /// The longest wait for a connection; the stall limit bounds it further.
 const CONNECT: Duration = Duration::from_secs(15);
 /// How many redirects are followed.
 const REDIRECTS: usize = 10;
 
+/// What all requests share.
+struct Shared {
+    access: Access,
+    clock: Arc<Clock>,
+    /// Credentials went in the open, and it was said.
+    warned: AtomicBool,
+}
+
 /// A client for the stall limit in use: reqwest's blocking reads take their time-out from the client.
 pub struct Clients {
+    shared: Arc<Shared>,
     tls: Option<ClientConfig>,
     current: Option<(Duration, Client)>,
 }
 
+/// Sends requests; the lanes share one.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::blocking::Client,
+    shared: Arc<Shared>,
+}
+
 impl Clients {
-    /// Trusts the certificates of `pem` and no other.
-    pub fn new(pem: &[u8], floor: SystemTime) -> Self {
-        Self { tls: tls(pem, floor), current: None }
+    /// Reaches servers as `access` says.
+    pub fn new(access: Access) -> Self {
+        let clock = Arc::new(Clock::new(access.built));
+        let tls = verifier::configuration(&access, clock.clone());
+        Self { shared: Arc::new(Shared { access, clock, warned: AtomicBool::new(false) }), tls, current: None }
     }
 
     /// The client for that stall limit.
@@ -38,17 +60,18 @@ impl Clients {
         if let Some((_, client)) = self.current.as_ref().filter(|(limit, _)| *limit == stall) {
             return Ok(client.clone());
         }
-        let client = self.build(stall).ok_or(FetchCause::Tls(crate::messages::TlsFault::Other))?;
+        let http = self.build(stall).ok_or(FetchCause::Tls(TlsFault::Other))?;
+        let client = Client { http, shared: Arc::clone(&self.shared) };
         self.current = Some((stall, client.clone()));
         Ok(client)
     }
 
-    fn build(&self, stall: Duration) -> Option<Client> {
-        Client::builder()
+    fn build(&self, stall: Duration) -> Option<reqwest::blocking::Client> {
+        let mut builder = reqwest::blocking::Client::builder()
             .tls_backend_preconfigured(self.tls.clone()?)
             // PID 1's environment comes from the kernel command line; no word of it may redirect the fetch.
             .no_proxy()
-            .redirect(Policy::custom(redirect))
+            .redirect(Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
             .user_agent(concat!("rootbeam/", env!("CARGO_PKG_VERSION")))
@@ -56,56 +79,71 @@ impl Clients {
             .connect_timeout(stall.min(CONNECT))
             .pool_max_idle_per_host(LANES)
             .http1_only()
-            .dns_resolver(Arc::new(SystemNames))
-            .build()
-            .ok()
+            .dns_resolver(Arc::new(SystemNames));
+        if let Some(proxy) = &self.shared.access.proxy {
+            builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).ok()?);
+        }
+        builder.build().ok()
     }
 }
 
-/// Sends the request of `job` and waits for the head of an answer.
-pub fn get(client: &Client, job: &Job) -> Result<Response, FetchCause> {
-    let mut request = client.get(&job.url);
-    if let Some(range) = job.range {
-        let last = range.end.checked_sub(1).filter(|last| *last >= range.start).ok_or(FetchCause::Protocol)?;
-        request = request.header(RANGE, format!("bytes={}-{last}", range.start));
-        if let Some(validator) = &job.if_range {
-            request = request.header(IF_RANGE, validator);
+impl Client {
+    /// Sends the request of `job` and waits for the head of an answer that is no redirect.
+    pub fn get(&self, job: &Job) -> Result<Response, FetchCause> {
+        let Shared { access, clock, .. } = &*self.shared;
+        match self.follow(job) {
+            // Once more by a better clock, where there is one.
+            Err(FetchCause::Tls(TlsFault::Time { .. })) if access.time_servers.correct(clock) => self.follow(job),
+            answer => answer,
         }
     }
-    request.send().map_err(|error| cause::of_request(&error))
-}
 
-/// Up to ten, and never from https to anything else.
-fn redirect(attempt: Attempt<'_>) -> Action {
-    let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
-    if attempt.previous().len() > REDIRECTS || (secure && attempt.url().scheme() != "https") {
-        attempt.error(cause::RedirectRefused)
-    } else {
-        attempt.follow()
+    /// Goes where the servers send, up to ten times. Done here, since only the redirects decide which servers may see
+    /// this machine's credentials.
+    fn follow(&self, job: &Job) -> Result<Response, FetchCause> {
+        let mut url = Url::parse(&job.url).map_err(|_| FetchCause::Protocol)?;
+        for _ in 0..=REDIRECTS {
+            let response = self.send(&url, job)?;
+            let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+            url = match location {
+                Some(location) if is_redirect(response.status()) => {
+                    redirect(&url, location).ok_or(FetchCause::Redirect)?
+                }
+                _ => return Ok(response),
+            };
+        }
+        Err(FetchCause::Redirect)
+    }
+
+    fn send(&self, url: &Url, job: &Job) -> Result<Response, FetchCause> {
+        let Shared { access, warned, .. } = &*self.shared;
+        if access.credentials.are_open(url) && !warned.swap(true, Ordering::Relaxed) {
+            let host = url.host_str().unwrap_or_default();
+            log::warn!("the token or header for {host} can be read by everybody on the way: use https");
+        }
+        let mut request = self.http.get(url.clone()).headers(access.credentials.of(url));
+        if let Some(range) = job.range {
+            let last = range.end.checked_sub(1).filter(|last| *last >= range.start).ok_or(FetchCause::Protocol)?;
+            request = request.header(RANGE, format!("bytes={}-{last}", range.start));
+            if let Some(validator) = &job.if_range {
+                request = request.header(IF_RANGE, validator);
+            }
+        }
+        request.send().map_err(|error| cause::of_request(&error, access.proxy.is_some()))
     }
 }
 
-fn tls(pem: &[u8], floor: SystemTime) -> Option<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    let (_, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
-    let floor = floor.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_details(provider, Arc::new(Clock { floor }));
-    let builder = builder.with_safe_default_protocol_versions().ok()?;
-    Some(builder.with_root_certificates(roots).with_no_client_auth())
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// The wall clock, but never before the build of the archive: a machine without a clock chip starts in 1970.
-#[derive(Debug)]
-struct Clock {
-    floor: Duration,
-}
-
-impl TimeProvider for Clock {
-    fn current_time(&self) -> Option<UnixTime> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Some(UnixTime::since_unix_epoch(now.max(self.floor)))
-    }
+/// Where an answer of `from` sends: to http or https, and never from https to anything else.
+fn redirect(from: &Url, location: &str) -> Option<Url> {
+    let to = from.join(location).ok()?;
+    let allowed = matches!((from.scheme(), to.scheme()), ("http", "http" | "https") | ("https", "https"));
+    // Credentials that a server makes up are not this machine's to show.
+    let bare = to.username().is_empty() && to.password().is_none();
+    (allowed && bare).then_some(to)
 }
 
 /// Resolves with the C library and keeps its verdict.
@@ -120,5 +158,22 @@ impl Resolve for SystemNames {
             let addresses = found.unwrap_or(Err(NameError::NoServer))?;
             Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_keeps_https_and_shows_no_credentials() {
+        let to = |from: &str, location: &str| redirect(&Url::parse(from).unwrap(), location).map(String::from);
+        let allowed = [("http://h/a/b", "../c", "http://h/c"), ("http://h/a", "https://i/b", "https://i/b")];
+        for (from, location, there) in allowed.into_iter().chain([("https://h/a", "//i:8443/b", "https://i:8443/b")]) {
+            assert_eq!(to(from, location).as_deref(), Some(there));
+        }
+        for location in ["http://h/a", "ftp://h/a", "file:///etc/rootbeam/token", "https://u:p@h/a", "https://"] {
+            assert_eq!(to("https://h/a", location), None, "{location}");
+        }
     }
 }

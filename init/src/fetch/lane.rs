@@ -1,11 +1,12 @@
 //! A lane: one request after another, each from its order to its last byte, on a thread of its own.
 
+use super::client::Client;
 use super::ring::{Gate, Producer, Room};
-use super::{Job, Stop, cause, client, head, send};
+use super::{Job, Stop, cause, head, send};
 use crate::messages::{FetchCause, FetchNews, FetchOrder};
 use crate::sys::channel::Channel;
 use crate::sys::memory::SharedBytes;
-use reqwest::blocking::{Client, Response};
+use reqwest::blocking::Response;
 use std::io::Read;
 use std::sync::{Arc, mpsc};
 
@@ -81,7 +82,7 @@ impl Server {
             Room::Cancelled => return Ok(Ok(())),
             Room::Closed => return Err(Stop::Closed),
         }
-        let mut response = match client::get(client, job) {
+        let mut response = match client.get(job) {
             Ok(response) => response,
             Err(cause) => return Ok(Err(cause)),
         };

@@ -8,6 +8,7 @@ mod head;
 mod lane;
 mod ring;
 
+use crate::access::Access;
 use crate::contract::{LANE_BYTES, LANES};
 use crate::messages::{FetchNews, FetchOrder, Range};
 use crate::sys::channel::{Channel, Received, SendError, wait};
@@ -17,19 +18,19 @@ use client::Clients;
 use lane::Lane;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How long a wait for the store lasts before it is looked after again; nothing depends on it but tidiness.
 const TURN: Duration = Duration::from_secs(3600);
 
 /// Runs the worker until the store closes the channel; then 0, and 1 after an error of this machine.
-/// `roots` are the trusted root certificates in PEM, and certificates are judged by a clock of at least `floor`.
-pub fn main(channel: Channel<FetchNews, FetchOrder>, ring: OwnedFd, roots: Option<Vec<u8>>, floor: SystemTime) -> i32 {
+/// `access` says how servers are reached.
+pub fn main(channel: Channel<FetchNews, FetchOrder>, ring: OwnedFd, access: Access) -> i32 {
     heap::keep_freed_memory();
     let mut worker = Worker {
         channel: Arc::new(channel),
         ring,
-        clients: Clients::new(roots.as_deref().unwrap_or_default(), floor),
+        clients: Clients::new(access),
         lanes: std::array::from_fn(|_| None),
     };
     match worker.run() {

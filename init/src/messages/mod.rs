@@ -9,5 +9,5 @@ pub mod wire;
 pub use net::{Addressing, Carrier, Lease, LeaseFault, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress};
 pub use store::{
     Compressor, FetchCause, FetchNews, FetchOrder, FilesystemKind, Head, ImageFacts, Range, SourceIndex, SourceTally,
-    StoreCause, StoreNews, StoreOrder, Tally, TlsFault, Trust, Wanted,
+    StoreCause, StoreNews, StoreOrder, Tally, TlsFault, Trust, Validity, Wanted,
 };

@@ -96,6 +96,8 @@ pub struct Lease {
     pub routes: Vec<Route>,
     /// Name servers in order.
     pub dns: Vec<IpAddr>,
+    /// Time servers in order (option 42).
+    pub time_servers: Vec<Ipv4Addr>,
     /// Search domain.
     pub domain: Option<Label>,
     /// Host name from the server or the operator.

@@ -1,9 +1,11 @@
 //! PID 1 and the store; the store and the fetch worker.
 
+use crate::clock::Utc;
 use crate::digest::Sha256;
 use crate::label::Label;
 use crate::trust::{Anchors, KeyId, SignatureFault};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The place of a source in the order of `rootbeam.image=`, from 0. PID 1 knows the URL behind it.
 pub type SourceIndex = u8;
@@ -138,14 +140,39 @@ pub struct SourceTally {
 /// What TLS objected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TlsFault {
-    /// The certificate is not valid yet, or no longer, by this machine's clock.
-    Time,
+    /// The certificate, or one between it and its root, is not valid yet, or no longer, by this machine's clock.
+    Time {
+        /// What the clock said, in seconds since 1970.
+        now: u64,
+        /// When the certificate is valid.
+        valid: Validity,
+    },
     /// The certificate is for another name.
     Name,
     /// No packed root signed it, or there are no packed roots.
     Issuer,
+    /// The server wants another client certificate than this machine has, or any.
+    Client,
     /// Anything else of the handshake.
     Other,
+}
+
+/// The bound of a certificate's validity that a clock missed, in seconds since 1970. `Display` continues "is".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Validity {
+    /// It begins then.
+    From(u64),
+    /// It ends then.
+    Until(u64),
+}
+
+impl fmt::Display for Validity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::From(seconds) => write!(f, "valid only from {}", Utc(*seconds)),
+            Self::Until(seconds) => write!(f, "valid only until {}", Utc(*seconds)),
+        }
+    }
 }
 
 /// Why one request failed.
@@ -163,6 +190,8 @@ pub enum FetchCause {
     Reset,
     /// No byte for the stall limit.
     Stalled,
+    /// The HTTP proxy cannot be reached, or makes no connection to the server.
+    Proxy,
     /// TLS objected.
     Tls(TlsFault),
     /// An answer other than 200 and 206.
@@ -192,6 +221,7 @@ impl FetchCause {
             Self::NameServer
             | Self::Refused
             | Self::Unreachable
+            | Self::Proxy
             | Self::Reset
             | Self::Stalled
             | Self::Short

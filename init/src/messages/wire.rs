@@ -120,6 +120,7 @@ mod tests {
             prefix: 24,
             routes: vec![Route { destination: [0; 4].into(), prefix: 0, gateway: Some([10, 0, 2, 2].into()) }],
             dns: vec![[10, 0, 2, 3].into(), std::net::Ipv6Addr::LOCALHOST.into()],
+            time_servers: vec![[10, 0, 2, 4].into()],
             domain: Some(label("lab.example")),
             hostname: Some(label("web1")),
             server: Some([10, 0, 2, 2].into()),

@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr};
 const ROUTES: usize = 16;
 /// The most name servers in all; libc asks three.
 const NAME_SERVERS: usize = 6;
+/// The most time servers taken from a server.
+const TIME_SERVERS: usize = 4;
 /// MTUs that are taken: every host must accept packets of 576 bytes, and an IPv4 packet has at most 65535.
 const MTU: std::ops::RangeInclusive<u16> = 576..=u16::MAX;
 
@@ -42,6 +44,7 @@ pub fn judge(answer: &DhcpV4Lease, link: &Link, nameservers: &[IpAddr]) -> Resul
         prefix,
         routes: routes(answer, address, prefix),
         dns: name_servers(nameservers, answer.dns_srvs.iter().flatten().copied().map(IpAddr::V4)),
+        time_servers: time_servers(answer),
         domain: label(answer.domain_name.as_deref())
             .or_else(|| label(answer.domain_search.iter().flatten().next().map(String::as_str))),
         hostname: label(answer.host_name.as_deref()),
@@ -62,6 +65,7 @@ pub fn fixed(words: &StaticAddress, link: &Link, nameservers: &[IpAddr]) -> Term
         prefix: words.prefix.min(32),
         routes: words.gateway.map(default).into_iter().collect(),
         dns: name_servers(nameservers, words.dns.iter().copied()),
+        time_servers: Vec::new(),
         domain: None,
         hostname: words.hostname.clone(),
         server: None,
@@ -158,6 +162,11 @@ fn name_servers(first: &[IpAddr], then: impl Iterator<Item = IpAddr>) -> Vec<IpA
     servers
 }
 
+fn time_servers(answer: &DhcpV4Lease) -> Vec<Ipv4Addr> {
+    let given = answer.ntp_srvs.iter().flatten().copied();
+    given.filter(|server| is_unicast(*server)).take(TIME_SERVERS).collect()
+}
+
 /// The server's text as a label. Some servers end it with NUL or write a domain with its final dot.
 fn label(text: Option<&str>) -> Option<Label> {
     let text = text?.trim_end_matches('\0');
@@ -195,6 +204,7 @@ mod tests {
         answer.srv_id = ip("192.168.1.1");
         answer.gateways = Some(vec![ip("192.168.1.1")]);
         answer.dns_srvs = Some(vec![ip("192.168.1.1"), ip("9.9.9.9")]);
+        answer.ntp_srvs = Some(vec![ip("192.168.1.2"), ip("224.0.1.1")]);
         answer.domain_name = Some("home.example".into());
         answer.host_name = Some("node7".into());
         answer.lease_time_sec = 3600;
@@ -210,6 +220,7 @@ mod tests {
             prefix: 24,
             routes: vec![route("0.0.0.0", 0, Some("192.168.1.1"))],
             dns: vec![ip("192.168.1.1").into(), ip("9.9.9.9").into()],
+            time_servers: vec![ip("192.168.1.2")],
             domain: Some(Label::new("home.example").unwrap()),
             hostname: Some(Label::new("node7").unwrap()),
             server: Some(ip("192.168.1.1")),
@@ -338,7 +349,7 @@ mod tests {
             hostname: Some(Label::new("node7").unwrap()),
             dns: vec![ip("192.168.1.1").into(), ip("9.9.9.9").into()],
         };
-        let lease = Lease { domain: None, server: None, seconds: None, ..terms().lease };
+        let lease = Lease { time_servers: vec![], domain: None, server: None, seconds: None, ..terms().lease };
         assert_eq!(fixed(&words, &link(1, "eth0"), &[]), Terms { lease, mtu: None });
     }
 

@@ -15,6 +15,14 @@ pub struct Ip {
     pub addressing: Addressing,
     /// Host name of the long form, with DHCP too.
     pub hostname: Option<Label>,
+    /// Time server of the long form, with DHCP too.
+    pub time_server: Option<IpAddr>,
+}
+
+impl Ip {
+    fn dhcp(link: Option<Label>) -> Self {
+        Self { link, addressing: Addressing::Dhcp, hostname: None, time_server: None }
+    }
 }
 
 /// Reads the value of one `ip=`.
@@ -23,19 +31,21 @@ pub fn parse(text: &str) -> Result<Ip, Expected> {
     match fields.as_slice() {
         [method] => {
             dynamic(method)?;
-            Ok(Ip { link: None, addressing: Addressing::Dhcp, hostname: None })
+            Ok(Ip::dhcp(None))
         }
         [link, method] => {
             dynamic(method)?;
-            Ok(Ip { link: label(link)?, addressing: Addressing::Dhcp, hostname: None })
+            Ok(Ip::dhcp(label(link)?))
         }
         [client, _peer, gateway, mask, host, link, method, dns @ ..] if dns.len() <= 3 => {
             long(client, gateway, mask, host, link, method, dns)
         }
         // PXELINUX's IPAPPEND 1 writes the first four fields only; its address is a lease that nobody renews, so
         // it is asked for again.
-        [_, _, _, _] => Ok(Ip { link: None, addressing: Addressing::Dhcp, hostname: None }),
-        _ => Err(Expected("dhcp, LINK:dhcp, or ADDRESS::GATEWAY:MASK:HOST:LINK:none[:DNS[:DNS]] (IPv4)".to_owned())),
+        [_, _, _, _] => Ok(Ip::dhcp(None)),
+        _ => Err(Expected(
+            "dhcp, LINK:dhcp, or ADDRESS::GATEWAY:MASK:HOST:LINK:none[:DNS[:DNS[:NTP]]] (IPv4)".to_owned(),
+        )),
     }
 }
 
@@ -61,9 +71,11 @@ fn long(
         name => label(name)?,
     };
     let hostname = label(host)?;
+    // Behind the method stand one or two name servers (the kernel's form), and the kernel's third field is NTP.
+    let time_server = dns.get(2).filter(|s| !s.is_empty()).map(|s| server(s)).transpose()?;
     if !matches!(method, "" | "none" | "off" | "static") {
         dynamic(method)?;
-        return Ok(Ip { link, addressing: Addressing::Dhcp, hostname });
+        return Ok(Ip { hostname, time_server, ..Ip::dhcp(link) });
     }
     if client.is_empty() {
         return Err(Expected("an address in the first field, or dhcp as the method".to_owned()));
@@ -74,10 +86,9 @@ fn long(
         mask => prefix(mask)?,
     };
     let gateway = optional(gateway)?;
-    // Behind the method stand one or two name servers (the kernel's form), and the kernel's third field is NTP.
     let dns = dns.iter().take(2).filter(|d| !d.is_empty()).map(|d| server(d)).collect::<Result<_, _>>()?;
     let fixed = StaticAddress { address, prefix, gateway, hostname: hostname.clone(), dns };
-    Ok(Ip { link, addressing: Addressing::Static(fixed), hostname })
+    Ok(Ip { link, addressing: Addressing::Static(fixed), hostname, time_server })
 }
 
 fn label(text: &str) -> Result<Option<Label>, Expected> {
@@ -128,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_static_long_form_gives_every_field() {
-        let ip = parse("10.0.2.20::10.0.2.2:255.255.255.0:web1:eth0:none:10.0.2.3:10.0.2.4").unwrap();
+        let ip = parse("10.0.2.20::10.0.2.2:255.255.255.0:web1:eth0:none:10.0.2.3:10.0.2.4:10.0.2.5").unwrap();
         let hostname = Some(Label::new("web1").unwrap());
         let expected = StaticAddress {
             address: [10, 0, 2, 20].into(),
@@ -138,7 +149,8 @@ mod tests {
             dns: vec![[10, 0, 2, 3].into(), [10, 0, 2, 4].into()],
         };
         let link = Some(Label::new("eth0").unwrap());
-        assert_eq!(ip, Ip { link, addressing: Addressing::Static(expected), hostname });
+        let time_server = Some([10, 0, 2, 5].into());
+        assert_eq!(ip, Ip { link, addressing: Addressing::Static(expected), hostname, time_server });
     }
 
     #[test]

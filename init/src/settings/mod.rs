@@ -4,6 +4,8 @@
 pub mod cmdline;
 pub mod ip;
 pub mod options;
+pub mod reach;
+pub mod source;
 pub mod values;
 
 use crate::digest::Sha256;
@@ -11,15 +13,24 @@ use crate::failure::{Failure, Step};
 use crate::label::printable;
 use cmdline::Word;
 use ip::Ip;
+use reach::Header;
+use source::{HIDDEN, Source};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use values::{Amount, Expected, OnFailure, Source};
+use url::Url;
+use values::{Amount, Expected, OnFailure};
 
 /// What the operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `rootbeam.image=`.
     pub image: Vec<Source>,
+    /// `rootbeam.header=`, one a name.
+    pub headers: Vec<Header>,
+    /// `rootbeam.proxy=` or `proxy=`.
+    pub proxy: Option<Url>,
+    /// `rootbeam.ntp=`: names or addresses.
+    pub time_servers: Vec<String>,
     /// `rootbeam.sha256=`.
     pub sha256: Option<Sha256>,
     /// `rootbeam.manifest=`.
@@ -66,6 +77,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             image: Vec::new(),
+            headers: Vec::new(),
+            proxy: None,
+            time_servers: Vec::new(),
             sha256: None,
             manifest: None,
             require_verified: false,
@@ -130,7 +144,7 @@ impl Settings {
         let mut explicit_log = None;
         for word in cmdline::words_of_file(packed).into_iter().chain(cmdline::words(line)) {
             if let Err(fault) = settings.apply(&word, &mut explicit_log) {
-                let notice = Notice { word: printable(&String::from_utf8_lossy(&word.render()), 90), fault };
+                let notice = Notice { word: printable(&public(&word), 90), fault };
                 if let Fault::Proof(_) = notice.fault {
                     settings.unclear.push(notice.clone());
                 }
@@ -155,6 +169,15 @@ impl Settings {
                     value()?.split(',').filter(|s| !s.is_empty()).take(MAX_SOURCES).map(Source::parse).collect();
                 self.image = sources.map_err(Fault::Value)?;
             }
+            "rootbeam.header" => {
+                let header = Header::parse(value()?).map_err(Fault::Value)?;
+                self.headers.retain(|other| other.name() != header.name());
+                if self.headers.len() < reach::MAX_HEADERS {
+                    self.headers.push(header);
+                }
+            }
+            "rootbeam.proxy" | "proxy" => self.proxy = Some(reach::proxy(value()?).map_err(Fault::Value)?),
+            "rootbeam.ntp" => self.time_servers = reach::time_servers(value()?).map_err(Fault::Value)?,
             "rootbeam.sha256" => self.sha256 = Some(word.text().and_then(hash).ok_or_else(|| proof(DIGITS))?),
             "rootbeam.manifest" => {
                 let digits = word.text().and_then(|text| text.strip_prefix("sha256:"));
@@ -246,6 +269,22 @@ fn hash(digits: &str) -> Option<Sha256> {
 
 fn proof(expected: &str) -> Fault {
     Fault::Proof(Expected(expected.to_owned()))
+}
+
+/// A word without what may be a secret: headers, parts of URLs, and whatever stands behind a name that is nobody's and
+/// may be a misspelt one of these.
+fn public(word: &Word) -> String {
+    let key = word.key().unwrap_or_default();
+    let known = !key.starts_with("rootbeam.") || options::OPTIONS.iter().any(|option| option.name == key);
+    match word.value {
+        Some(_) if key == "rootbeam.header" || !known => format!("{key}={HIDDEN}"),
+        _ => source::public(&String::from_utf8_lossy(&word.render())),
+    }
+}
+
+/// The words of a line of a settings file, without what may be secret in them.
+pub fn public_words(line: &str) -> String {
+    cmdline::words(line.as_bytes()).iter().map(public).collect::<Vec<_>>().join(" ")
 }
 
 fn path(bytes: &[u8]) -> PathBuf {
@@ -343,7 +382,7 @@ mod tests {
     fn unknown_options_name_the_nearest_known() {
         let (_, notices) = parse("rootbeam.imgae=http://x/a rootbeam.teleport");
         let expected = [
-            "unknown option rootbeam.imgae=http://x/a is ignored; did you mean rootbeam.image?",
+            "unknown option rootbeam.imgae=*** is ignored; did you mean rootbeam.image?",
             "unknown option rootbeam.teleport is ignored; the README lists all options",
         ];
         assert_eq!(notices, expected);
@@ -355,6 +394,30 @@ mod tests {
         assert_eq!(settings, Settings::default());
         assert_eq!(notices.len(), 4);
         assert_eq!(notices[0], "rootbeam.stall=soon is ignored: its value must be a number of seconds, at least 1");
+    }
+
+    #[test]
+    fn a_notice_keeps_what_may_be_a_secret_to_itself() {
+        let (settings, notices) = parse(
+            "rootbeam.header=Host:secret rootbeam.heade=Authorization:secret rootbeam.image=http://u:secret@h/x \
+             rootbeam.image=ftp://h/x?key=secret proxy=http://u:secret@p rootbeam.header rootbeam.header=X-Key:secret",
+        );
+        assert!(!format!("{settings:?} {notices:?}").contains("secret"), "{settings:?} {notices:?}");
+        assert_eq!(notices.len(), 6, "{notices:?}");
+        assert!(notices[0].starts_with("rootbeam.header=*** is ignored: its value must be "), "{}", notices[0]);
+        assert_eq!(notices[1], "unknown option rootbeam.heade=*** is ignored; did you mean rootbeam.header?");
+        assert!(notices[2].starts_with("rootbeam.image=http://***@h/x is ignored"), "{}", notices[2]);
+        let line = "quiet \"rootbeam.header=X-Key: secret\" rootbeam.image=http://h/x?key=secret,http://h/y";
+        assert_eq!(public_words(line), "quiet rootbeam.header=*** rootbeam.image=http://h/x?key=***,http://h/y");
+    }
+
+    #[test]
+    fn headers_gather_and_the_later_of_one_name_wins() {
+        let packed = b"rootbeam.header=X-Site:a rootbeam.header=X-Node:1";
+        let (settings, notices) = Settings::parse(packed, b"rootbeam.header=\"x-node: 2\" proxy=http://p:1");
+        assert_eq!(notices, []);
+        assert_eq!(settings.headers, ["X-Site:a", "X-Node:2"].map(|text| Header::parse(text).unwrap()));
+        assert_eq!(settings.proxy.unwrap().as_str(), "http://p:1/");
     }
 
     #[test]

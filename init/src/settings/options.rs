@@ -18,8 +18,16 @@ const fn option(name: &'static str, value: &'static str, default: &'static str, 
 }
 
 /// The options, in the order of the README.
-pub const OPTIONS: [OptionInfo; 12] = [
+pub const OPTIONS: [OptionInfo; 15] = [
     option("rootbeam.image", "URL[,URL…]", "required", "Where the image is, http or https, best source first"),
+    option(
+        "rootbeam.header",
+        "NAME:VALUE",
+        "none",
+        "A request header for the servers of `rootbeam.image=` and no others; may be repeated",
+    ),
+    option("rootbeam.proxy", "http://HOST:PORT", "none", "The HTTP proxy that all requests go through; `proxy=` too"),
+    option("rootbeam.ntp", "HOST[,HOST…]", "the lease's", "Time servers, asked where a certificate fails for time"),
     option("rootbeam.sha256", "HEX", "none", "The SHA-256 that the whole image must have"),
     option("rootbeam.manifest", "sha256:HEX", "none", "The SHA-256 that the image's manifest must have"),
     option("rootbeam.verify", "default|require", "default", "`require` refuses an image with nothing to verify it by"),

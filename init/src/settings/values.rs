@@ -1,4 +1,4 @@
-//! Values of options: sizes, URLs, policies, hardware addresses.
+//! Values of options: sizes, policies, hardware addresses.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use std::fmt;
 pub struct Expected(pub String);
 
 impl Expected {
-    fn that(text: &str) -> Self {
+    /// A description that holds whatever was given.
+    pub fn that(text: &str) -> Self {
         Self(text.to_owned())
     }
 }
@@ -66,39 +67,6 @@ pub fn human(bytes: u64) -> String {
             format!("{}.{} {name}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes} bytes"),
-    }
-}
-
-/// A URL that an image can be fetched from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source(url::Url);
-
-impl Source {
-    /// Reads an http or https URL with a host and without credentials.
-    pub fn parse(text: &str) -> Result<Self, Expected> {
-        let url = url::Url::parse(text).map_err(|_| Expected::that("a URL such as http://server/web.squashfs"))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(Expected::that("a URL that begins with http:// or https://"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(Expected::that("a URL without user and password, which every log would show"));
-        }
-        if url.path().ends_with('/') {
-            return Err(Expected::that("the URL of a file, not of a folder"));
-        }
-        Ok(Self(url))
-    }
-
-    /// The URL as text.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Url keeps its text in ASCII with control characters escaped.
-        f.write_str(self.0.as_str())
     }
 }
 
@@ -197,16 +165,6 @@ mod tests {
     fn writes_sizes_for_people() {
         let texts = [0, 1023, 1024, 100 << 20, (1 << 30) + (1 << 29), u64::MAX].map(human);
         assert_eq!(texts, ["0 bytes", "1023 bytes", "1.0 KiB", "100.0 MiB", "1.5 GiB", "17179869184.0 GiB"]);
-    }
-
-    #[test]
-    fn refuses_urls_that_cannot_be_an_image() {
-        for bad in ["", "web.squashfs", "ftp://h/x", "http://", "http://u:p@h/x", "http://h/", "http:///x"] {
-            let source = Source::parse(bad);
-            // "http:///x" names host x and no file.
-            assert!(source.is_err(), "{bad:?} became {source:?}");
-        }
-        assert_eq!(Source::parse("http://[fd00::1]:8080/a b").unwrap().as_str(), "http://[fd00::1]:8080/a%20b");
     }
 
     #[test]

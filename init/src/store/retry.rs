@@ -38,7 +38,7 @@ pub fn pauses(cause: &FetchCause) -> Option<Pauses> {
         FetchCause::Reset | FetchCause::Short => pauses(250, 30_000),
         // It was waited for already.
         FetchCause::Stalled | FetchCause::Unreachable => pauses(250, 15_000),
-        FetchCause::Refused | FetchCause::NameServer => pauses(500, 15_000),
+        FetchCause::Refused | FetchCause::Proxy | FetchCause::NameServer => pauses(500, 15_000),
         // What is wrong there stays so until somebody puts it right.
         FetchCause::WrongBytes => pauses(1000, 300_000),
         FetchCause::Status { status: 408 | 425, .. } => pauses(500, 15_000),

@@ -4,7 +4,7 @@ use super::Millis;
 use super::locate::Location;
 use super::retry;
 use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause};
-use crate::settings::values as settings;
+use crate::settings::source as settings;
 
 /// How many sources of a manifest are used at the most.
 const NAMED: usize = 16;

@@ -27,6 +27,11 @@ pub fn uptime() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// The wall clock in seconds since 1970; 0 before that.
+pub fn wall_clock() -> u64 {
+    u64::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec).unwrap_or(0)
+}
+
 /// Raises the wall clock to `seconds` since 1970 where it is behind; returns whether it did.
 pub fn raise_clock(seconds: u64) -> io::Result<bool> {
     use rustix::time::{ClockId, Timespec};

@@ -1,5 +1,6 @@
 //! Store and fetch workers over their real channels, with the test in the place of PID 1.
 
+use rootbeam_init::access::Access;
 use rootbeam_init::contract::RING_BYTES;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::label::Label;
@@ -19,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// No claim here takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,8 +44,8 @@ pub struct Bed {
     ring: OwnedFd,
     store: Option<JoinHandle<i32>>,
     fetchers: Vec<UnixDatagram>,
-    roots: Option<Vec<u8>>,
-    floor: SystemTime,
+    /// Makes what each fetch worker brings along.
+    access: Box<dyn Fn() -> Access>,
     pub sizes: Vec<u64>,
     pub troubles: Vec<(SourceIndex, FetchCause)>,
     pub progress: Vec<Tally>,
@@ -67,8 +68,7 @@ impl Bed {
             ring,
             store: Some(store),
             fetchers: Vec::new(),
-            roots: None,
-            floor: SystemTime::UNIX_EPOCH,
+            access: Box::new(Access::default),
             sizes: Vec::new(),
             troubles: Vec::new(),
             progress: Vec::new(),
@@ -77,11 +77,10 @@ impl Bed {
         }
     }
 
-    /// With trusted roots, and a clock that shows `year` at least.
-    pub fn with_roots(pem: &[u8], year: u64) -> Self {
+    /// With fetch workers that reach servers so.
+    pub fn with_access(access: impl Fn() -> Access + 'static) -> Self {
         let mut bed = Self::new();
-        bed.roots = Some(pem.to_vec());
-        bed.floor = SystemTime::UNIX_EPOCH + Duration::from_secs((year - 1970) * 31_556_952);
+        bed.access = Box::new(access);
         bed
     }
 
@@ -98,8 +97,8 @@ impl Bed {
     fn start_fetcher(&mut self) {
         let (ours, theirs) = pair::<FetchNews, FetchOrder>().unwrap();
         let socket = UnixDatagram::from(ours.as_fd().try_clone_to_owned().unwrap());
-        let (ring, roots, floor) = (self.ring.try_clone().unwrap(), self.roots.clone(), self.floor);
-        thread::spawn(move || fetch::main(ours, ring, roots, floor));
+        let (ring, access) = (self.ring.try_clone().unwrap(), (self.access)());
+        thread::spawn(move || fetch::main(ours, ring, access));
         self.fetchers.push(socket);
         self.channel.send_with(&StoreOrder::Fetcher, theirs.as_fd()).unwrap();
     }

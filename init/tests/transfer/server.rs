@@ -16,6 +16,8 @@ pub struct Request {
     /// First byte and one past the last.
     pub range: Option<(usize, usize)>,
     pub if_range: Option<String>,
+    /// Values of Authorization and X-Node.
+    pub credentials: Vec<String>,
     /// How many requests for this path came before.
     pub nth: usize,
 }
@@ -229,5 +231,6 @@ fn read(reader: &mut impl BufRead) -> Option<Request> {
         let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
         (first.parse().unwrap(), last.parse::<usize>().unwrap() + 1)
     });
-    Some(Request { path, range, if_range: header("if-range"), nth: 0 })
+    let credentials = ["authorization", "x-node"].into_iter().filter_map(header).collect();
+    Some(Request { path, range, if_range: header("if-range"), credentials, nth: 0 })
 }

@@ -9,3 +9,5 @@ pub mod http;
 pub mod nginx;
 pub mod serve;
 pub mod site;
+pub mod time;
+pub mod tinyproxy;

@@ -5,6 +5,7 @@ mod boots;
 mod errors;
 mod fetching;
 mod foreign;
+mod https;
 mod inits;
 mod matrix;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
             errors::claims(),
             fetching::claims(),
             foreign::claims(),
+            https::claims(),
         ],
     };
     claim::run(claims.into_iter().flatten().collect())

@@ -74,13 +74,13 @@ fn machine<'a>(words: &str) -> Result<Boot<'a>> {
 }
 
 /// The diagnoses on a console, in order.
-fn diagnoses(console: &str) -> Vec<&str> {
+pub fn diagnoses(console: &str) -> Vec<&str> {
     console.lines().filter_map(|line| line.get(line.find("FAILED at ")?..)).collect()
 }
 
 /// The boot failed with exactly this one diagnosis, and the machine switched itself off.
 #[track_caller]
-fn refused(booted: &Booted, diagnosis: &str) -> Result<()> {
+pub fn refused(booted: &Booted, diagnosis: &str) -> Result<()> {
     equal(&diagnoses(&booted.console).join("\n").as_str(), &diagnosis)?;
     equal(&booted.outcome, &Outcome::PoweredOff)?;
     ensure!(booted.world().is_err(), "a real init was started all the same");

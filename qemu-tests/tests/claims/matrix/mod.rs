@@ -7,7 +7,7 @@ mod failures;
 mod image;
 mod kernels;
 mod network;
-mod trust;
+pub mod trust;
 
 use anyhow::Result;
 use libtest_mimic::Trial;

@@ -1,0 +1,60 @@
+//! What the fetch worker brings along to the servers: whom it trusts and by which clock, what it shows of this machine,
+//! and through which proxy it goes. It is read from the archive and the command line before the sandbox closes; no
+//! message carries any of it, and no line of a log shows the secrets among it.
+
+pub mod certificates;
+pub mod credentials;
+pub mod sntp;
+pub mod time;
+pub mod verifier;
+
+use crate::settings::Settings;
+use crate::{clock, contract};
+use certificates::Identity;
+use credentials::Credentials;
+use std::path::Path;
+use time::TimeServers;
+use url::Url;
+
+/// How servers are reached.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// Trusted root certificates, PEM.
+    pub roots: Vec<u8>,
+    /// What this machine shows to servers that ask for a client certificate.
+    pub identity: Option<Identity>,
+    /// When the archive was built, in seconds since 1970: no certificate is judged by an earlier time.
+    pub built: u64,
+    /// Who is asked for the time where a certificate fails for it.
+    pub time_servers: TimeServers,
+    /// Whether every byte that counts is held against a packed key or a hash from the command line. Then a
+    /// certificate whose only fault is time does no harm: the clock may be wrong, and the bytes cannot be. (Credentials
+    /// are shown to such a server too: its chain and its name hold.)
+    pub pinned: bool,
+    /// Headers, and for whom.
+    pub credentials: Credentials,
+    /// The HTTP proxy.
+    pub proxy: Option<Url>,
+}
+
+impl Access {
+    /// From the archive unpacked at `root`, and the settings.
+    pub fn packed(root: &Path, settings: &Settings) -> Self {
+        let read = |path: &str| std::fs::read(root.join(path)).ok();
+        let identity = match (read(contract::CLIENT_CERTIFICATE), read(contract::CLIENT_KEY)) {
+            (Some(certificate), Some(key)) => Some(Identity { certificate, key }),
+            _ => None,
+        };
+        let token = read(contract::TOKEN).and_then(|token| String::from_utf8(token).ok());
+        let keys = std::fs::read_dir(root.join(contract::KEYS)).is_ok_and(|mut keys| keys.next().is_some());
+        Self {
+            roots: read(contract::CA).unwrap_or_default(),
+            identity,
+            built: clock::build_time().unwrap_or(0),
+            time_servers: TimeServers::new(settings),
+            pinned: keys || settings.sha256.is_some(),
+            credentials: Credentials::new(&settings.image, &settings.headers, token.as_deref()),
+            proxy: settings.proxy.clone(),
+        }
+    }
+}

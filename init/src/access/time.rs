@@ -1,0 +1,213 @@
+//! The time that certificates are judged by: the wall clock, never before the build, and set right by a time server
+//! where there is one and a certificate fails for time. What a server says counts in this process only.
+
+use super::sntp;
+use crate::clock::{Utc, is_plausible};
+use crate::contract;
+use crate::settings::Settings;
+use crate::sys::{machine, names};
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long one server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many addresses are asked before it is given up.
+const ASKED: usize = 6;
+/// How long after one round of questions no other begins: the answer would be the same, or none.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// A clock of this process alone.
+#[derive(Debug)]
+pub struct Clock {
+    built: u64,
+    /// Seconds that the wall clock is behind.
+    behind: AtomicI64,
+}
+
+impl Clock {
+    /// The wall clock, but never before `built`, in seconds since 1970.
+    pub fn new(built: u64) -> Self {
+        Self { built, behind: AtomicI64::new(0) }
+    }
+
+    /// Seconds since 1970.
+    pub fn now(&self) -> u64 {
+        machine::wall_clock().saturating_add_signed(self.behind.load(Ordering::Relaxed)).max(self.built)
+    }
+
+    /// From now on it is `seconds` since 1970.
+    fn set(&self, seconds: u64) {
+        let behind = i64::try_from(i128::from(seconds) - i128::from(machine::wall_clock())).unwrap_or(0);
+        self.behind.store(behind, Ordering::Relaxed);
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.now())))
+    }
+}
+
+/// Who can be asked for the time.
+#[derive(Debug, Default)]
+pub struct TimeServers {
+    /// From the command line, names or addresses, in order.
+    given: Vec<String>,
+    /// Where PID 1 writes down those of the lease, which comes after this was read.
+    of_lease: Option<PathBuf>,
+    /// Port, where it is not the usual one.
+    port: Option<u16>,
+    asked: Mutex<Option<Instant>>,
+}
+
+impl TimeServers {
+    /// `rootbeam.ntp=`, then the server in `ip=`, then the lease's.
+    pub fn new(settings: &Settings) -> Self {
+        let fixed = settings.ip.as_ref().and_then(|ip| ip.time_server).map(|server| server.to_string());
+        Self {
+            given: settings.time_servers.iter().cloned().chain(fixed).collect(),
+            of_lease: Some(Path::new("/").join(contract::TIME_SERVERS)),
+            ..Self::default()
+        }
+    }
+
+    /// One server at a port of its own.
+    pub fn at(server: SocketAddr) -> Self {
+        Self { given: vec![server.ip().to_string()], port: Some(server.port()), ..Self::default() }
+    }
+
+    /// Asks for the time and sets `clock` by the first answer that can be true. Returns whether to try again by the
+    /// clock: it was set, now or by a question a moment ago.
+    pub fn correct(&self, clock: &Clock) -> bool {
+        let Ok(mut asked) = self.asked.lock() else { return false };
+        if asked.is_some_and(|at| at.elapsed() < AGAIN) {
+            return clock.behind.load(Ordering::Relaxed) != 0;
+        }
+        let found = self.ask(clock.built);
+        *asked = Some(Instant::now());
+        let Some((server, seconds)) = found else { return false };
+        log::warn!("the time server {server} says {}, this machine's clock {}", Utc(seconds), Utc(clock.now()));
+        clock.set(seconds);
+        true
+    }
+
+    fn ask(&self, built: u64) -> Option<(IpAddr, u64)> {
+        let file = self.of_lease.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let hosts = self.given.iter().map(String::as_str).chain(file.lines());
+        let addresses = hosts.filter_map(|host| names::lookup(host).ok()).flatten();
+        addresses.take(ASKED).find_map(|address| match query(address, self.port.unwrap_or(sntp::PORT), built) {
+            Ok(seconds) if is_plausible(seconds, built) => Some((address, seconds)),
+            Ok(seconds) => {
+                log::warn!("the time server {address} says {}, which cannot be", Utc(seconds));
+                None
+            }
+            Err(error) => {
+                log::warn!("the time server {address} is of no help: {error}");
+                None
+            }
+        })
+    }
+}
+
+/// One question and its answer. The kernel drops what comes from other addresses, since the socket is connected; what
+/// comes from this one and is no answer is waited past.
+fn query(server: IpAddr, port: u16, about: u64) -> io::Result<u64> {
+    let local: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((local, 0))?;
+    socket.connect((server, port))?;
+    let mut nonce = [0; 8];
+    machine::random(&mut nonce);
+    socket.send(&sntp::question(nonce))?;
+    let end = Instant::now() + PATIENCE;
+    // Longer answers carry extensions and a signature that nobody here can check.
+    let mut packet = [0; 512];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        let length = match socket.recv(&mut packet) {
+            Ok(length) => length,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
+            Err(e) => return Err(e),
+        };
+        match sntp::answer(packet.get(..length).unwrap_or_default(), nonce, about) {
+            Ok(seconds) => return Ok(seconds),
+            Err(sntp::Refused::Unsynchronized) => return Err(io::Error::other(sntp::Refused::Unsynchronized)),
+            Err(sntp::Refused::Form | sntp::Refused::Origin) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const BUILT: u64 = 1_700_000_000;
+
+    /// A server that answers each of `times` in turn, in seconds since 1970; 0 is an answer to another question.
+    fn server(times: &'static [u64]) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        thread::spawn(move || {
+            for time in times {
+                let mut packet = [0; sntp::LENGTH];
+                let (_, client) = socket.recv_from(&mut packet).unwrap();
+                packet.copy_within(40..48, 24);
+                let seconds = (time + 2_208_988_800) as u32;
+                packet[40..44].copy_from_slice(&seconds.to_be_bytes());
+                packet[0] = 4 << 3 | 4;
+                packet[1] = 3;
+                // What was not asked comes first.
+                let mut stranger = packet;
+                stranger[24..32].fill(9);
+                socket.send_to(&stranger, client).unwrap();
+                socket.send_to(&packet, client).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_server_sets_the_clock_forth_and_back_and_the_build_is_its_floor() {
+        let clock = Clock::new(BUILT);
+        let near = |expected: u64| assert!(clock.now().abs_diff(expected) < 10, "{} {expected}", clock.now());
+        near(machine::wall_clock().max(BUILT));
+        for time in [BUILT + 400_000_000, BUILT + 5] {
+            clock.set(time);
+            near(time);
+        }
+        clock.set(5);
+        assert_eq!(clock.now(), BUILT);
+    }
+
+    #[test]
+    fn an_answer_that_can_be_true_is_taken_and_not_asked_for_again() {
+        let clock = Clock::new(BUILT);
+        let servers = TimeServers::at(server(&[BUILT + 1000]));
+        assert!(servers.correct(&clock));
+        assert!(clock.now().abs_diff(BUILT + 1000) < 10);
+        assert!(servers.correct(&clock), "the answer of a moment ago counts");
+    }
+
+    #[test]
+    fn a_time_before_the_build_is_not_believed() {
+        let clock = Clock::new(BUILT);
+        let before = clock.now();
+        assert!(!TimeServers::at(server(&[BUILT - 1])).correct(&clock));
+        assert!(clock.now() - before < 10);
+    }
+
+    #[test]
+    fn without_a_server_nothing_is_asked() {
+        assert!(!TimeServers::default().correct(&Clock::new(BUILT)));
+    }
+}
