@@ -1,6 +1,7 @@
 //! `bench [--runs N] [--json FILE] [NAME…]`: the budgets of the design as ratios, printed beside what they are compared
 //! with. Every pair is run alternately and told by its median; nothing here fails a test, since machines differ.
 
+mod crowd;
 mod emulated;
 mod memory;
 mod row;
@@ -17,7 +18,7 @@ const RUNS: usize = 5;
 /// A benchmark: its name, and what measures its rows with so many runs a side.
 type Benchmark = (&'static str, fn(usize) -> Result<Vec<Row>>);
 
-const ALL: [Benchmark; 11] = [
+const ALL: [Benchmark; 14] = [
     ("size", |_| emulated::size()),
     ("init", emulated::init),
     ("ram-100", |runs| emulated::ram("ram-100", 100, runs)),
@@ -26,6 +27,9 @@ const ALL: [Benchmark; 11] = [
     ("wire-1000", |runs| wires::wire("wire-1000", 1000, 256, runs)),
     ("wire-2500", |runs| wires::wire("wire-2500", 2500, 512, runs)),
     ("unlimited", wires::unlimited),
+    ("sha256sum", wires::then_sha256sum),
+    ("sources", crowd::sources),
+    ("rack", crowd::rack),
     ("memory-after", memory::after),
     ("memory-peak", memory::peak),
     ("smallest", |_| memory::smallest()),

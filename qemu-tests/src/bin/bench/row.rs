@@ -103,6 +103,7 @@ impl fmt::Display for Row {
         let theirs = theirs.map_or_else(|| "–".to_owned(), |(who, theirs)| format!("{who} {}", side(theirs)));
         let ratio = self.ratio().map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.3}"));
         let budget = match self.budget {
+            Budget::AtMostTimes(times) if times.is_infinite() => "none".to_owned(),
             Budget::AtMostTimes(times) => format!("≤ {times} ×"),
             Budget::AtLeastTimes(times) => format!("≥ {times} ×"),
             Budget::AtMostMore(more) => format!("≤ theirs + {more} {unit}"),

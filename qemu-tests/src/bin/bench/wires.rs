@@ -12,7 +12,7 @@ use rootbeam_qemu_tests::servers::nginx::Nginx;
 use rootbeam_qemu_tests::{archives, images, places};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The name under which every image is served.
@@ -83,13 +83,38 @@ impl Bed {
     }
 
     fn curl(&self) -> Result<f64> {
+        self.curl_to("/dev/null")
+    }
+
+    fn curl_to(&self, file: &str) -> Result<f64> {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--output", "/dev/null"]);
+        curl.args(["--silent", "--show-error", "--fail", "--output", file]);
         curl.args(["--write-out", "%{time_total} %{size_download}"]).arg(self.network.url(&format!("/{NAME}")));
         let said = self.client(&mut curl)?;
         let (seconds, size) = said.split_once(' ').with_context(|| said.clone())?;
         ensure!(size.parse() == Ok(self.size), "curl has {size} bytes of {}", self.size);
         seconds.parse().context(said)
+    }
+
+    /// Seconds of curl into memory and sha256sum behind it.
+    fn curl_then_sha256sum(&self, digest: Sha256) -> Result<f64> {
+        let folder = tempfile::tempdir_in("/dev/shm")?;
+        let file = folder.path().join(NAME);
+        let fetched = self.curl_to(&file.to_string_lossy())?;
+        let began = Instant::now();
+        let said = run(Command::new("sha256sum").arg(&file))?;
+        ensure!(said.starts_with(&digest.to_string()), "sha256sum says {said}");
+        Ok(fetched + began.elapsed().as_secs_f64())
+    }
+
+    /// Processor seconds of curl, as the shell that starts it counts them.
+    fn curl_processor(&self) -> Result<f64> {
+        let script = "TIMEFORMAT='%U %S'; time curl --silent --fail --output /dev/null \"$0\" 2>&1";
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("{{ {script}; }} 2>&1")]).arg(self.network.url(&format!("/{NAME}")));
+        let said = self.client(&mut shell)?;
+        let times = said.split_whitespace().map(str::parse::<f64>).collect::<Result<Vec<_>, _>>();
+        times.ok().filter(|times| times.len() == 2).map(|times| times.iter().sum()).with_context(|| said.clone())
     }
 
     /// Seconds and processor seconds of the least program.
@@ -160,6 +185,33 @@ pub fn unlimited(runs: usize) -> Result<Vec<Row>> {
     Ok(vec![
         row("verified download of 1 GiB", Unit::MegabytesPerSecond, speed, Budget::AtLeastTimes(0.9)),
         row("processor time, ours of the whole boot", Unit::SecondsPerGib, processor, Budget::AtMostTimes(1.15)),
+    ])
+}
+
+/// The download without a limit beside the two commands that do as much, and what it costs beside the first of them.
+pub fn then_sha256sum(runs: usize) -> Result<Vec<Row>> {
+    let bed = Bed::new(1024, None)?;
+    let digest = bed.digest()?;
+    let gib = bed.size as f64 / f64::from(1 << 30);
+    let ours = || {
+        let boots = bed.boots()?;
+        Ok([boots.download_seconds, boots.processor_seconds / gib])
+    };
+    let theirs = || Ok([bed.curl_then_sha256sum(digest)?, bed.curl_processor()? / gib]);
+    let [seconds, processor] = alternate(runs, ours, theirs)?;
+    let row = |what: &str, unit, who, (ours, theirs), budget| Row {
+        name: "sha256sum",
+        what: what.to_owned(),
+        unit,
+        ours,
+        theirs: Some((who, theirs)),
+        budget,
+    };
+    let whole = "verified download of 1 GiB";
+    let cost = "processor time, ours of the whole boot with its verification";
+    Ok(vec![
+        row(whole, Unit::Seconds, "curl, then sha256sum", seconds, Budget::AtMostTimes(1.0)),
+        row(cost, Unit::SecondsPerGib, "curl", processor, Budget::AtMostTimes(f64::INFINITY)),
     ])
 }
 
