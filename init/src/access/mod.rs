@@ -52,9 +52,28 @@ impl Access {
             identity,
             built: clock::build_time().unwrap_or(0),
             time_servers: TimeServers::new(settings),
-            pinned: keys || settings.sha256.is_some(),
+            pinned: keys || settings.sha256.is_some() || settings.manifest.is_some(),
             credentials: Credentials::new(&settings.image, &settings.headers, token.as_deref()),
             proxy: settings.proxy.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packed_key_and_either_hash_of_the_line_pin_the_content() {
+        let root = tempfile::tempdir().unwrap();
+        let pinned = |line: &str| Access::packed(root.path(), &Settings::parse(b"", line.as_bytes()).0).pinned;
+        let hash = "ab".repeat(32);
+        assert!(pinned(&format!("rootbeam.sha256={hash}")) && pinned(&format!("rootbeam.manifest=sha256:{hash}")));
+        // A demand alone proves nothing, and what a server says of its own file neither.
+        assert!(!pinned("") && !pinned("rootbeam.verify=require"));
+        std::fs::create_dir_all(root.path().join(contract::KEYS)).unwrap();
+        assert!(!pinned(""));
+        std::fs::write(root.path().join(contract::KEYS).join("web.pub"), "RWQ").unwrap();
+        assert!(pinned(""));
     }
 }

@@ -1,5 +1,5 @@
 //! Servers for machines under test: an HTTP server that lies on request, a name server that fails on request, and real
-//! ones: nginx, `rootbeam serve`, dnsmasq.
+//! ones: nginx, `rootbeam serve`, dnsmasq, tinyproxy, chrony.
 
 mod answer;
 pub mod dns;
