@@ -6,6 +6,7 @@ use crate::output;
 use crate::term::{Rate, Term, result};
 use anyhow::{Context, Result, bail};
 use rootbeam_init::manifest::{self, Manifest, is_file_name};
+use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -62,6 +63,8 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
 
     let file = File::open(image).with_context(|| format!("cannot open the image {}", image.display()))?;
     let size = file.metadata()?.len();
+    // More read-ahead; a filesystem that cannot is as well.
+    let _ = fadvise(&file, 0, None, Advice::Sequential);
     let began = Instant::now();
     let progress = term.progress("hashing", size);
     let digests = digest(&file, manifest::CHUNK_SIZE, |bytes| progress.add(bytes))
