@@ -121,6 +121,35 @@ fn manifests_that_no_boot_would_take_are_not_written() {
 }
 
 #[test]
+fn a_stream_hash_list_is_held_against_the_image() {
+    let published = Published::new();
+    let image = fs::read(&published.image).unwrap();
+    let digests: String = image.chunks(100_000).map(|chunk| format!("{}\n", Sha256::of(chunk))).collect();
+    let list = published.folder.path().join("list");
+    let manifest = || {
+        let mut command = rootbeam();
+        run(command.args(["image", "manifest", "--from-stream-hash"]).arg(&list).arg(&published.image))
+    };
+    fs::write(&list, format!("stream-hash sha256 100000\n{digests}")).unwrap();
+    assert_eq!(manifest().0, 0);
+    assert_eq!(published.read_manifest().version, 2);
+
+    published.flip(100_001);
+    let (code, _, said) = manifest();
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("web.squashfs: chunk 1 is not the listed one (from byte 100000, SHA-256 "), "{said}");
+    fs::write(&published.image, &image[..90_000]).unwrap();
+    let (code, _, said) = manifest();
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("it ends after 90000 bytes, and 2 chunks of 100000 bytes are listed"), "{said}");
+    fs::write(&list, "<html>").unwrap();
+    let (code, _, said) = manifest();
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("list is no stream-hash list: its first line is not `stream-hash sha256 "), "{said}");
+    assert_eq!(published.read_manifest().version, 2);
+}
+
+#[test]
 fn a_good_image_verifies() {
     let published = Published::new();
     let name = published.image.display();

@@ -5,6 +5,7 @@ pub mod digest;
 pub mod manifest;
 mod remote;
 pub mod show;
+pub mod stream_hash;
 pub mod verify;
 
 use crate::term::Term;
