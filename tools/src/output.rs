@@ -36,6 +36,11 @@ impl Output {
         self.file.path()
     }
 
+    /// The same at another place of the same folder.
+    pub fn publish_as(self, place: &Path) -> Result<()> {
+        Self { place: place.to_owned(), ..self }.publish()
+    }
+
     /// Makes the file durable and puts it at its place.
     pub fn publish(self) -> Result<()> {
         let Self { file, place } = self;

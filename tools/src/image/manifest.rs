@@ -123,7 +123,8 @@ fn of_reading(error: io::Error, image: &Path) -> anyhow::Error {
     }
 }
 
-fn describe(
+/// The manifest of an image with these digests.
+pub(super) fn describe(
     name: &str,
     digests: &Digests,
     kernel: Option<String>,
