@@ -170,13 +170,13 @@ fn a_staged_image_is_signed_and_then_published_with_its_signature() {
     assert_eq!(code, 0);
     assert!(out.starts_with(&format!("{}: version 1 of ", scene.www().join(&own).display())), "{out}");
     assert_eq!(scene.names().len(), 3);
-    fs::write(scene.www().join(format!("{own}.minisig")), "a signature").unwrap();
+    fs::write(scene.www().join(format!("{own}.minisig")), "a signature\n").unwrap();
     let (code, out, said) = scene.publish_file(&scene.www().join(name_of(b"image")), &[]);
     assert_eq!(code, 0, "{said}");
     assert!(out.ends_with(", signed; published\n"), "{out}");
     let read = |name: &str| fs::read(scene.www().join(name)).unwrap();
     assert_eq!(read("latest.manifest"), read(&own));
-    assert_eq!(read("latest.manifest.minisig"), b"a signature");
+    assert_eq!(read("latest.manifest.minisig"), b"a signature\n");
     let (code, _, said) = scene.publish(b"unsigned", &[]);
     assert_eq!(code, 1);
     assert!(said.contains("no node with a key would boot it"), "{said}");

@@ -37,8 +37,8 @@ With a key packed in the initramfs the manifest must be signed, and the signatur
   rootbeam image publish --stage web.squashfs DIR      prints DIR/web-0123456789abcdef.squashfs.manifest
   minisign -S -s web.key -x DIR/web-….squashfs.manifest.minisig -m DIR/web-….squashfs.manifest
   rootbeam image publish DIR/web-….squashfs DIR        swaps latest.manifest and its signature
-A node that reads the one before and the other after the swap finds a signature of another manifest, refuses it, and
-succeeds when it asks again. A publication that was cut short is finished by running it again.
+The new signature file, which is swapped first, holds the signatures of the version before as well: whatever a node
+read of the two, they belong together. A publication that was cut short is finished by running it again.
 
 Exit codes: 0 published (or nothing to do), 1 failed, 2 wrong usage, 3 the image is not the one of its manifest or name.";
 

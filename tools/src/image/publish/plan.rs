@@ -220,8 +220,9 @@ pub fn plan(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Plan, Refu
     }
     put(Step::File, &own, &bytes);
     if !wishes.stage {
-        if let Some(signature) = &signature {
-            put(Step::Swap, &latest_signature, signature);
+        let there = folder.small.get(&latest_signature).map(Vec::as_slice).unwrap_or_default();
+        if let Some(signature) = signature.as_ref().filter(|signature| !there.starts_with(signature)) {
+            put(Step::Swap, &latest_signature, &followed(signature, there));
         }
         put(Step::Swap, LATEST, &bytes);
     }
@@ -292,6 +293,24 @@ fn choose(
     follows(manifest.version, &bytes)?;
     Manifest::parse(&bytes).map_err(Refusal::Manifest)?;
     Ok((manifest, bytes))
+}
+
+/// A signature file with the signatures of the one that it replaces behind its own. It is swapped before the manifest:
+/// so whichever manifest a machine read, and in whatever moment, the signature file that it reads then signs it.
+fn followed(signature: &[u8], earlier: &[u8]) -> Vec<u8> {
+    /// Those of the version before, and of some more; a boot looks at 64.
+    const KEPT: usize = 8;
+    /// What every signature begins with; it has four lines.
+    const COMMENT: &str = "untrusted comment:";
+    let mut file = signature.trim_ascii_end().to_vec();
+    file.push(b'\n');
+    let lines: Vec<&str> = std::str::from_utf8(earlier).unwrap_or_default().lines().collect();
+    let beginnings = (0..lines.len()).filter(|at| lines.get(*at).is_some_and(|line| line.starts_with(COMMENT)));
+    for four in beginnings.take(KEPT).filter_map(|at| lines.get(at..at + 4)) {
+        file.extend(four.join("\n").bytes());
+        file.push(b'\n');
+    }
+    file
 }
 
 /// The files of versions older than the `keep` newest ones beside `latest`. A version's manifest goes last, so that

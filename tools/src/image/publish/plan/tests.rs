@@ -27,6 +27,18 @@ impl World {
         Ok(plan.steps.iter().map(ToString::to_string).collect())
     }
 
+    /// A staged image whose manifest was signed where it lies.
+    fn signed<'a>(&mut self, digests: &'a Digests, signature: &str) -> New<'a> {
+        let name = immutable_name("web.squashfs", &digests.sha256);
+        let own = format!("{name}.manifest");
+        let bytes = self.folder.small.get(&own).unwrap().clone();
+        let signature = signature.as_bytes().to_vec();
+        self.folder.names.push(format!("{own}.minisig"));
+        self.folder.small.insert(format!("{own}.minisig"), signature.clone());
+        let source = Source { manifest: Manifest::parse(&bytes).unwrap(), bytes };
+        New { name: name.leak(), digests, manifest: Some(source), signature: Some(signature) }
+    }
+
     fn latest(&self) -> Manifest {
         self.folder.latest().unwrap().unwrap()
     }
@@ -44,6 +56,10 @@ fn digests(text: &str) -> Digests {
 
 fn plain<'a>(name: &'a str, digests: &'a Digests) -> New<'a> {
     New { name, digests, manifest: None, signature: None }
+}
+
+fn signature(of: &str) -> String {
+    format!("untrusted comment: {of}\nRUQ\ntrusted comment: {of}\nwLM\n")
 }
 
 const WISHES: Wishes = Wishes { version: None, keep: 1, date: 7, stage: false, unsigned: false };
@@ -149,22 +165,37 @@ fn a_signed_image_is_staged_then_signed_then_published() {
     let staged = world.publish(&plain("web.squashfs", &a), stage).unwrap();
     assert_eq!(staged, ["", ".chunks", ".manifest"].map(|suffix| format!("put {name}{suffix}")));
     // Somebody signs; the published image is its own source now.
-    let own = format!("{name}.manifest");
-    let bytes = world.folder.small.get(&own).unwrap().clone();
-    world.folder.names.push(format!("{own}.minisig"));
-    world.folder.small.insert(format!("{own}.minisig"), b"signature of a".to_vec());
-    let source = Source { manifest: Manifest::parse(&bytes).unwrap(), bytes };
-    let new = New { name: &name, digests: &a, manifest: Some(source), signature: Some(b"signature of a".to_vec()) };
+    let new = world.signed(&a, &signature("a"));
     let expected = ["swap latest.manifest.minisig", "swap latest.manifest"];
     assert_eq!(world.publish(&new, WISHES).unwrap(), expected);
+    assert_eq!(world.folder.small.get("latest.manifest.minisig"), new.signature.as_ref());
     // A publication that was cut short between the two is finished by doing it again.
-    world.folder.small.insert("latest.manifest.minisig".into(), b"another".to_vec());
-    assert_eq!(world.publish(&new, WISHES).unwrap(), expected[..1]);
+    world.folder.small.remove("latest.manifest");
+    assert_eq!(world.publish(&new, WISHES).unwrap(), expected[1..]);
     assert_eq!(world.publish(&plain("web.squashfs", &a), WISHES), Ok(vec![]));
 
     assert_eq!(world.publish(&plain("web.squashfs", &b), WISHES), Err(Refusal::Unsigned));
     let loose = world.publish(&plain("web.squashfs", &b), Wishes { unsigned: true, ..WISHES }).unwrap();
     assert_eq!(loose[3..], ["swap latest.manifest", "remove latest.manifest.minisig"]);
+}
+
+#[test]
+fn the_signature_file_signs_the_manifest_before_and_the_new_one() {
+    let (mut world, stage) = (World::default(), Wishes { stage: true, ..WISHES });
+    let mut file = String::new();
+    for text in ["a", "b", "c", "a"] {
+        let digests = digests(text);
+        world.publish(&plain("web.squashfs", &digests), stage).unwrap();
+        let new = world.signed(&digests, &signature(text));
+        let steps = world.publish(&new, WISHES).unwrap();
+        assert_eq!(steps[..2], ["swap latest.manifest.minisig", "swap latest.manifest"]);
+        file = signature(text) + &file;
+        let found = world.folder.small.get("latest.manifest.minisig").unwrap();
+        assert_eq!(String::from_utf8_lossy(found), file);
+    }
+    let many = signature("old").repeat(50);
+    assert_eq!(followed(b"new", many.as_bytes()), format!("new\n{}", signature("old").repeat(8)).as_bytes());
+    assert_eq!(followed(b"new\n", b"\xff"), b"new\n");
 }
 
 #[test]
