@@ -4,7 +4,7 @@ pub mod build;
 pub mod digest;
 pub mod manifest;
 pub mod publish;
-mod remote;
+pub(crate) mod remote;
 pub mod show;
 pub mod stream_hash;
 pub mod verify;
