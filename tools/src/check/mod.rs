@@ -46,8 +46,8 @@ Examples:
 
 One finding a line: ok, warning or failure, what it is about, and a sentence. The sources are asked from this machine,
 which may reach others than the one that will boot. How much memory a machine of --ram will have for the image is
-estimated: its RAM without a 64th for the kernel's page table, the kernel (four times its file, or 48 MiB), the unpacked
-initramfs, and 16 MiB.
+estimated: its RAM without a 24th for the kernel's tables, the kernel (four times its file, or 48 MiB), the unpacked
+initramfs, and 40 MiB.
 
 Exit codes:
   0  it boots, as far as can be told
