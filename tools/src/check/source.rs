@@ -220,3 +220,104 @@ fn unmanifested(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::digest::digest;
+    use crate::image::manifest::describe;
+    use rootbeam_init::manifest::CHUNK_SIZE;
+
+    const URL: &str = "http://a/web.squashfs";
+
+    /// An erofs of one block, which is nothing but its superblock.
+    fn erofs() -> Vec<u8> {
+        let mut image = vec![0; 4096];
+        image[1024..1028].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
+        image[1036] = 12;
+        image[1060] = 1;
+        image
+    }
+
+    /// A server that has the image with manifest and chunk list.
+    fn good() -> Answer {
+        let image = erofs();
+        let digests = digest(image.as_slice(), CHUNK_SIZE, |_| ()).unwrap();
+        let manifest = describe("web.squashfs", &digests, Some("6.1".into()), 3, 0, vec![]);
+        Answer {
+            manifest: Document::Here(manifest.render().into_bytes()),
+            signature: Document::Absent,
+            list: Document::Here(digests.chunk_list()),
+            checksum: None,
+            image: URL.into(),
+            head: Ok(Head { size: Some(4096), ranges: true, first: image }),
+        }
+    }
+
+    /// Level and text of the judgement of such servers, under a command line.
+    fn judged(answers: &[Answer], line: &str) -> Vec<String> {
+        let (settings, _) = Settings::parse(b"", line.as_bytes());
+        let trusted = Trusted::default();
+        let demands = Demands { settings: &settings, trusted: &trusted, release: Some("6.1"), certificates: false };
+        let answers: Vec<_> = answers.iter().map(|answer| (URL.to_owned(), answer.clone())).collect();
+        judge(&answers, &demands).0.into_iter().map(|verdict| format!("{} {}", verdict.level, verdict.text)).collect()
+    }
+
+    #[test]
+    fn each_thing_that_a_boot_refuses_is_a_failure_with_its_remedy() {
+        assert!(judged(&[good()], "")[0].starts_with("ok http://a/web.squashfs: It has 4.0 KiB by ranges."));
+        let size = |size| Ok(Head { size, ranges: true, first: erofs() });
+        let html = Ok(Head { size: Some(6), ranges: true, first: b"<html>".to_vec() });
+        for (answer, part) in [
+            (Answer { manifest: Document::Here(b"{".to_vec()), ..good() }, "the manifest is refused"),
+            (Answer { manifest: Document::Failed("refused".into()), ..good() }, "refused."),
+            (Answer { list: Document::Absent, ..good() }, "it has no chunk list"),
+            (Answer { list: Document::Here(vec![0; 32]), ..good() }, "the chunk list is not the manifest's"),
+            (Answer { list: Document::Here(vec![0; 31]), ..good() }, "the chunk list is not the manifest's"),
+            (Answer { list: Document::Failed("500".into()), ..good() }, "the chunk list could not be had: 500."),
+            (Answer { head: Err("404".into()), ..good() }, "http://a/web.squashfs: 404; put the image there"),
+            (Answer { head: size(None), ..good() }, "the server does not tell the image's size"),
+            (Answer { head: size(Some(4095)), ..good() }, "it has 4095 bytes, its filesystem needs 4096"),
+            (
+                Answer { head: size(Some(4097)), ..good() },
+                "the manifest is of an image of 4096 bytes, and 4097 are there",
+            ),
+            (Answer { head: size(Some(0)), ..good() }, "the image is refused: it is empty; copy it"),
+            (Answer { head: html, ..good() }, "it looks like a web page"),
+        ] {
+            let found = judged(std::slice::from_ref(&answer), "");
+            assert!(found[0].starts_with("failure ") && found[0].contains(part), "no {part:?} in {found:?}");
+            let beside = judged(&[answer, good()], "");
+            assert!(beside[0].starts_with("warning ") && beside[1].starts_with("ok "), "{beside:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_held_against_the_image() {
+        let pin = |hash: Sha256| judged(&[good()], &format!("rootbeam.sha256={hash}")).remove(0);
+        assert!(pin(Sha256::of(&erofs())).ends_with("and rootbeam.sha256= pins the image."));
+        assert!(pin(Sha256([7; 32])).contains("asks for another"));
+        let bare = Answer { manifest: Document::Absent, list: Document::Absent, ..good() };
+        let of = |line: &str| judged(std::slice::from_ref(&bare), line).remove(0);
+        assert!(of("").starts_with("warning ") && of("").contains("UNVERIFIED"));
+        assert!(of("rootbeam.verify=require").starts_with("failure "));
+        let sums = Answer { checksum: Some(Sha256::of(&erofs())), ..bare.clone() };
+        assert!(judged(&[sums], "rootbeam.verify=require")[0].contains("Only a checksum file vouches for it"));
+    }
+
+    #[test]
+    fn sources_with_different_images_are_told_apart() {
+        let other = Answer { manifest: Document::Absent, checksum: Some(Sha256([7; 32])), ..good() };
+        assert!(judged(&[good(), other], "")[1].contains("It has another image than http://a/web.squashfs"));
+    }
+
+    #[test]
+    fn a_kernel_that_the_image_does_not_want_is_a_failure() {
+        let settings = Settings::default();
+        let trusted = Trusted::default();
+        let demands = Demands { settings: &settings, trusted: &trusted, release: Some("6.12"), certificates: false };
+        let (verdicts, image) = judge(&[(URL.to_owned(), good())], &demands);
+        assert!(verdicts[0].text.contains("the image requires kernel 6.1, and 6.12 boots"), "{verdicts:?}");
+        assert_eq!(image, None);
+    }
+}

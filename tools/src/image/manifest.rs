@@ -124,7 +124,7 @@ fn of_reading(error: io::Error, image: &Path) -> anyhow::Error {
 }
 
 /// The manifest of an image with these digests.
-pub(super) fn describe(
+pub(crate) fn describe(
     name: &str,
     digests: &Digests,
     kernel: Option<String>,
