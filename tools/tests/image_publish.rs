@@ -141,6 +141,29 @@ fn two_publications_at_once_are_refused() {
 }
 
 #[test]
+fn a_publication_that_is_killed_leaves_nothing_that_is_served_and_the_next_cleans_up() {
+    use std::io::Write;
+    let scene = Scene::new();
+    assert_eq!(scene.publish(b"old", &[]).0, 0);
+    let before = scene.names();
+    // An image that comes through a pipe: once so much went in, most of it was read and copied, and not all.
+    fs::remove_file(scene.image()).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, scene.image(), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let mut child = rootbeam().args(["image", "publish"]).arg(scene.image()).arg(scene.www()).spawn().unwrap();
+    let mut pipe = File::options().write(true).open(scene.image()).unwrap();
+    pipe.write_all(&noise(1, 4 << 20)).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left: Vec<String> = scene.names().into_iter().filter(|name| !before.contains(name)).collect();
+    assert!(left.len() == 1 && left[0].starts_with(".rootbeam-publish-"), "{left:?}");
+    assert_eq!(scene.latest().version, 1);
+    fs::remove_file(scene.image()).unwrap();
+    assert_eq!(scene.publish(b"new", &[]).0, 0);
+    assert_eq!(scene.names().len(), 7, "{:?}", scene.names());
+}
+
+#[test]
 fn damage_is_told_or_mended() {
     let scene = Scene::new();
     let bytes = noise(3, 1000);

@@ -42,6 +42,9 @@ read of the two, they belong together. A publication that was cut short is finis
 
 Exit codes: 0 published (or nothing to do), 1 failed, 2 wrong usage, 3 the image is not the one of its manifest or name.";
 
+/// What a copy is called until it is complete. Web servers hide such names, and nothing else makes them.
+const COPY: &str = ".rootbeam-publish-";
+
 /// Arguments of `rootbeam image publish`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -81,7 +84,7 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     };
     let locked = if args.dry_run { None } else { Some(lock(dir)?) };
     let in_place = is_in(image, dir) && looks_immutable(name);
-    let mut copy = if args.dry_run || in_place { None } else { Some(Output::beside(&dir.join(name))?) };
+    let mut copy = if args.dry_run || in_place { None } else { Some(Output::called(&dir.join(name), COPY)?) };
     let digests = take(image, copy.as_mut().filter(|_| !args.hard_link), term)?;
     if in_place && immutable_name(name, &digests.sha256) != name {
         let found = digests.sha256;
@@ -117,12 +120,27 @@ fn lock(dir: &Path) -> Result<File> {
     }
     let folder = File::open(dir).with_context(|| format!("cannot open the folder {}", dir.display()))?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(folder),
+        Ok(()) => {
+            remove_copies(dir)?;
+            Ok(folder)
+        }
         Err(rustix::io::Errno::WOULDBLOCK) => {
             bail!("another publication into {} is under way: run this again when it is done", dir.display())
         }
         Err(error) => Err(io::Error::from(error)).with_context(|| format!("cannot lock {}", dir.display())),
     }
+}
+
+/// Copies that nobody is making any more: with the lock held, those of publications that were killed.
+fn remove_copies(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read the folder {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.starts_with(COPY.as_bytes()) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn is_in(image: &Path, dir: &Path) -> bool {
