@@ -5,6 +5,7 @@ mod common;
 use common::{rootbeam, run, succeed};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::Manifest;
+use rootbeam_init::trust::Anchors;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -188,21 +189,37 @@ fn damage_is_told_or_mended() {
 #[test]
 fn a_staged_image_is_signed_and_then_published_with_its_signature() {
     let scene = Scene::new();
-    let (code, out, _) = scene.publish(b"image", &["--stage"]);
-    let own = format!("{}.manifest", name_of(b"image"));
-    assert_eq!(code, 0);
-    assert!(out.starts_with(&format!("{}: version 1 of ", scene.www().join(&own).display())), "{out}");
-    assert_eq!(scene.names().len(), 3);
-    fs::write(scene.www().join(format!("{own}.minisig")), "a signature\n").unwrap();
-    let (code, out, said) = scene.publish_file(&scene.www().join(name_of(b"image")), &[]);
-    assert_eq!(code, 0, "{said}");
-    assert!(out.ends_with(", signed; published\n"), "{out}");
+    let key = scene.folder.path().join("web");
+    succeed(rootbeam().args(["keygen", "--no-password"]).arg(&key));
+    let public = fs::read(key.with_extension("pub")).unwrap();
+    let anchors = Anchors::new(&[("web.pub", &public)], None, None).unwrap();
     let read = |name: &str| fs::read(scene.www().join(name)).unwrap();
-    assert_eq!(read("latest.manifest"), read(&own));
-    assert_eq!(read("latest.manifest.minisig"), b"a signature\n");
+
+    let mut manifests: Vec<Vec<u8>> = Vec::new();
+    for (version, bytes) in [(1, b"first"), (2, b"other")] {
+        let (code, out, said) = scene.publish(bytes, &["--stage"]);
+        let own = scene.www().join(format!("{}.manifest", name_of(bytes)));
+        assert_eq!(code, 0, "{said}");
+        assert!(out.starts_with(&format!("{}: version {version} of ", own.display())), "{out}");
+        succeed(rootbeam().arg("sign").arg(&own).arg("-s").arg(key.with_extension("key")));
+        let (code, out, said) = scene.publish_file(&scene.www().join(name_of(bytes)), &[]);
+        assert_eq!(code, 0, "{said}");
+        assert!(out.ends_with(", signed; published\n"), "{out}");
+        manifests.push(read("latest.manifest"));
+        assert_eq!(manifests.last(), Some(&fs::read(&own).unwrap()));
+        // Whoever read the manifest before the swap reads the signatures after it, and the two belong together.
+        for manifest in &manifests {
+            assert!(anchors.signers(manifest, &read("latest.manifest.minisig")).is_ok());
+        }
+    }
+    let latest = scene.www().join("latest.manifest");
+    succeed(rootbeam().args(["image", "verify"]).arg(&latest).arg("--key").arg(key.with_extension("pub")));
+
+    let before = scene.names();
     let (code, _, said) = scene.publish(b"unsigned", &[]);
     assert_eq!(code, 1);
     assert!(said.contains("no node with a key would boot it"), "{said}");
+    assert_eq!(scene.names(), before);
 }
 
 #[test]

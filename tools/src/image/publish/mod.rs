@@ -9,9 +9,10 @@ use crate::cli::Mismatch;
 use crate::output::{self, Output};
 use crate::term::{Term, result};
 use anyhow::{Context, Result, bail};
-use plan::{Folder, LATEST, New, Plan, SIGNATURE, Source, Step, Wishes, immutable_name, looks_immutable, plan};
+use plan::{Folder, LATEST, New, Plan, Source, Step, Wishes, immutable_name, looks_immutable, plan};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest};
+use rootbeam_init::trust::SUFFIX as SIGNATURE;
 use rustix::fs::{Advice, FlockOperation, fadvise, flock};
 use serde::Serialize;
 use std::fs::{self, File};
@@ -34,9 +35,9 @@ with, which stays, and the next node boots the new one. Publishing the same imag
 The version is one more than the last. Kernel, sources and boot order are those of IMAGE.manifest, where there is one.
 
 With a key packed in the initramfs the manifest must be signed, and the signature covers the published name; so:
-  rootbeam image publish --stage web.squashfs DIR      prints DIR/web-0123456789abcdef.squashfs.manifest
-  minisign -S -s web.key -x DIR/web-….squashfs.manifest.minisig -m DIR/web-….squashfs.manifest
-  rootbeam image publish DIR/web-….squashfs DIR        swaps latest.manifest and its signature
+  rootbeam image publish --stage web.squashfs DIR     prints DIR/web-0123456789abcdef.squashfs.manifest
+  rootbeam sign DIR/web-0123456789abcdef.squashfs.manifest -s web.key
+  rootbeam image publish DIR/web-0123456789abcdef.squashfs DIR    swaps latest.manifest and its signature
 The new signature file, which is swapped first, holds the signatures of the version before as well: whatever a node
 read of the two, they belong together. A publication that was cut short is finished by running it again.
 

@@ -3,13 +3,12 @@
 use super::super::digest::Digests;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest, is_file_name};
+use rootbeam_init::trust::{self, SUFFIX as SIGNATURE};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// The manifest that nodes are pointed at.
 pub const LATEST: &str = "latest.manifest";
-/// What is appended to a manifest's name for its signature.
-pub const SIGNATURE: &str = ".minisig";
 /// Digits of the image's SHA-256 in its published name.
 const DIGITS: usize = 16;
 
@@ -300,14 +299,10 @@ fn choose(
 fn followed(signature: &[u8], earlier: &[u8]) -> Vec<u8> {
     /// Those of the version before, and of some more; a boot looks at 64.
     const KEPT: usize = 8;
-    /// What every signature begins with; it has four lines.
-    const COMMENT: &str = "untrusted comment:";
     let mut file = signature.trim_ascii_end().to_vec();
     file.push(b'\n');
-    let lines: Vec<&str> = std::str::from_utf8(earlier).unwrap_or_default().lines().collect();
-    let beginnings = (0..lines.len()).filter(|at| lines.get(*at).is_some_and(|line| line.starts_with(COMMENT)));
-    for four in beginnings.take(KEPT).filter_map(|at| lines.get(at..at + 4)) {
-        file.extend(four.join("\n").bytes());
+    for signed in trust::signatures(earlier).iter().take(KEPT) {
+        file.extend(signed.text.bytes());
         file.push(b'\n');
     }
     file
