@@ -212,6 +212,18 @@ fn a_staged_image_is_signed_and_then_published_with_its_signature() {
             assert!(anchors.signers(manifest, &read("latest.manifest.minisig")).is_ok());
         }
     }
+    // With the key at hand in one go; and the same again is nothing new.
+    let secret = key.with_extension("key");
+    let with_key = ["--json", "--sign-key", secret.to_str().unwrap()];
+    for steps in [6, 0] {
+        let (code, out, said) = scene.publish(b"third", &with_key);
+        let told: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{code} {e}: {said}"));
+        assert_eq!((&told["version"], &told["signed"]), (&3.into(), &true.into()));
+        assert_eq!(told["steps"].as_array().map(Vec::len), Some(steps), "{out}");
+    }
+    for manifest in [&manifests[1], &read("latest.manifest")] {
+        assert!(anchors.signers(manifest, &read("latest.manifest.minisig")).is_ok());
+    }
     let latest = scene.www().join("latest.manifest");
     succeed(rootbeam().args(["image", "verify"]).arg(&latest).arg("--key").arg(key.with_extension("pub")));
 

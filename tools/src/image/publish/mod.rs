@@ -7,9 +7,11 @@ use super::digest::{Digests, digest};
 use super::{beside, now, source_date_epoch};
 use crate::cli::Mismatch;
 use crate::output::{self, Output};
+use crate::password;
+use crate::sign::Signer;
 use crate::term::{Term, result};
 use anyhow::{Context, Result, bail};
-use plan::{Folder, LATEST, New, Plan, Source, Step, Wishes, immutable_name, looks_immutable, plan};
+use plan::{Chosen, Folder, LATEST, New, Plan, Source, Step, Wishes, choose, immutable_name, looks_immutable, plan};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest};
 use rootbeam_init::trust::SUFFIX as SIGNATURE;
@@ -34,7 +36,9 @@ with, which stays, and the next node boots the new one. Publishing the same imag
 
 The version is one more than the last. Kernel, sources and boot order are those of IMAGE.manifest, where there is one.
 
-With a key packed in the initramfs the manifest must be signed, and the signature covers the published name; so:
+With a key packed in the initramfs the manifest must be signed, and the signature covers the published name. Here and now:
+  rootbeam image publish web.squashfs DIR --sign-key web.key
+or where the key is:
   rootbeam image publish --stage web.squashfs DIR     prints DIR/web-0123456789abcdef.squashfs.manifest
   rootbeam sign DIR/web-0123456789abcdef.squashfs.manifest -s web.key
   rootbeam image publish DIR/web-0123456789abcdef.squashfs DIR    swaps latest.manifest and its signature
@@ -63,6 +67,11 @@ pub struct Args {
     /// Put the image, its chunks and its manifest there, and leave latest.manifest as it is: to be signed first
     #[arg(long)]
     pub stage: bool,
+    /// Sign the manifest with this secret key, made by `rootbeam keygen` or `minisign -G`
+    #[arg(long, value_name = "KEY")]
+    pub sign_key: Option<PathBuf>,
+    #[command(flatten)]
+    password: password::Choice,
     /// Let an unsigned image follow a signed one
     #[arg(long)]
     pub unsigned: bool,
@@ -101,7 +110,13 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         stage: args.stage,
         unsigned: args.unsigned,
     };
-    let plan = plan(&new, wishes, &folder).map_err(|refusal| of_refusal(refusal, image))?;
+    let refused = |refusal| of_refusal(refusal, image);
+    let chosen = choose(&new, wishes, &folder).map_err(refused)?;
+    let made = match &args.sign_key {
+        Some(key) => Some(signature(&chosen, key, &args.password, &folder)?),
+        None => None,
+    };
+    let plan = plan(&new, chosen, made, wishes, &folder).map_err(refused)?;
     if let Some(folder) = &locked {
         if let (true, Some(copy)) = (args.hard_link, &copy) {
             link(image, copy)?;
@@ -109,6 +124,17 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         carry_out(&plan, dir, folder, copy, term)?;
     }
     tell(&args, &plan)
+}
+
+/// A signature of the chosen manifest: the one in the folder where the same key made it, lest the same image be another
+/// publication, else a new one.
+fn signature(chosen: &Chosen, key: &Path, password: &password::Choice, folder: &Folder) -> Result<Vec<u8>> {
+    let signer = Signer::unlock(key, password)?;
+    let own = format!("{}{}", chosen.manifest.name, manifest::SUFFIX);
+    match folder.small.get(&format!("{own}{SIGNATURE}")) {
+        Some(there) if signer.signed(&chosen.bytes, there) => Ok(there.clone()),
+        _ => Ok(signer.sign(Path::new(&own), &chosen.bytes)?.into_bytes()),
+    }
 }
 
 /// Makes the folder where it is not there, and keeps other publishers out of it until the file is closed.

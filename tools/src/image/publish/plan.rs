@@ -181,8 +181,17 @@ fn digits(sha256: &Sha256) -> String {
     sha256.to_string().chars().take(DIGITS).collect()
 }
 
-/// Plans the publication of `new` in `folder`.
-pub fn plan(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Plan, Refusal> {
+/// The manifest that is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// What it says.
+    pub manifest: Manifest,
+    /// Its bytes, which a signature covers.
+    pub bytes: Vec<u8>,
+}
+
+/// Chooses the manifest for the publication of `new` in `folder`.
+pub fn choose(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Chosen, Refusal> {
     let name = immutable_name(new.name, &new.digests.sha256);
     // Room for the suffixes of what lies beside it, within what a URL and a file name may have.
     if !is_file_name(&name) || name.len() > 180 {
@@ -192,10 +201,25 @@ pub fn plan(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Plan, Refu
         return Err(Refusal::Stale);
     }
     let latest = folder.latest()?;
+    let (manifest, bytes) = described(new, name, wishes, folder, latest.as_ref())?;
+    Ok(Chosen { manifest, bytes })
+}
+
+/// Plans the publication of `new` in `folder` by the manifest that was chosen for it, and the signature that was `made`
+/// of that where one was.
+pub fn plan(
+    new: &New<'_>,
+    chosen: Chosen,
+    made: Option<Vec<u8>>,
+    wishes: Wishes,
+    folder: &Folder,
+) -> Result<Plan, Refusal> {
+    let Chosen { manifest, bytes } = chosen;
+    let name = &manifest.name;
     let own = format!("{name}{}", manifest::SUFFIX);
     let own_signature = format!("{own}{SIGNATURE}");
-    let (manifest, bytes) = choose(new, name, wishes, folder, latest.as_ref())?;
     let signature = match &new.signature {
+        _ if made.is_some() => made,
         Some(signature) if new.manifest.as_ref().is_some_and(|source| source.bytes == bytes) => Some(signature.clone()),
         Some(_) => return Err(Refusal::SignedName { name: new.name.to_owned() }),
         // The same manifest, signed where it was published.
@@ -241,7 +265,7 @@ pub fn plan(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Plan, Refu
 
 /// The manifest to publish: the one beside the image where it has the published name, that of the folder where it
 /// says the same but for version and date, else a new one.
-fn choose(
+fn described(
     new: &New<'_>,
     name: String,
     wishes: Wishes,

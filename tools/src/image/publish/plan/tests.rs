@@ -9,7 +9,7 @@ struct World {
 
 impl World {
     fn publish(&mut self, new: &New<'_>, wishes: Wishes) -> Result<Vec<String>, Refusal> {
-        let plan = plan(new, wishes, &self.folder)?;
+        let plan = plan_for(new, wishes, &self.folder)?;
         for step in &plan.steps {
             match step.clone() {
                 Step::Image(name) => self.folder.names.push(name),
@@ -48,6 +48,10 @@ impl World {
         names.sort_unstable();
         names
     }
+}
+
+fn plan_for(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Plan, Refusal> {
+    plan(new, choose(new, wishes, folder)?, None, wishes, folder)
 }
 
 fn digests(text: &str) -> Digests {
@@ -218,12 +222,12 @@ fn a_signature_of_a_manifest_with_a_mutable_name_is_refused() {
 fn refuses_names_that_no_url_has_and_a_latest_that_it_cannot_read() {
     let a = digests("a");
     for bad in ["a b", ".hidden", "ä.squashfs", &"x".repeat(170)] {
-        assert_eq!(plan(&plain(bad, &a), WISHES, &Folder::default()), Err(Refusal::Name(bad.to_owned())));
+        assert_eq!(plan_for(&plain(bad, &a), WISHES, &Folder::default()), Err(Refusal::Name(bad.to_owned())));
     }
     let mut folder = Folder::default();
     folder.small.insert(LATEST.into(), b"<html>".to_vec());
-    assert!(matches!(plan(&plain("web", &a), WISHES, &folder), Err(Refusal::Latest(_))));
+    assert!(matches!(plan_for(&plain("web", &a), WISHES, &folder), Err(Refusal::Latest(_))));
     let empty = digests("");
-    let refused = plan(&plain("web", &empty), WISHES, &Folder::default());
+    let refused = plan_for(&plain("web", &empty), WISHES, &Folder::default());
     assert_eq!(refused, Err(Refusal::Manifest(manifest::Refusal::Empty)));
 }
