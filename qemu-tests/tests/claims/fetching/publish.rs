@@ -10,7 +10,9 @@ use rootbeam_qemu_tests::netns::{self, Boot, Guest, Network, Nic};
 use rootbeam_qemu_tests::outcome::Outcome;
 use rootbeam_qemu_tests::places::{shipped_rootbeam, sum};
 use rootbeam_qemu_tests::probe::{Answer, Request};
+use rootbeam_qemu_tests::servers::site::Site;
 use rootbeam_qemu_tests::{archives, command, images};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -20,16 +22,28 @@ const MACHINES: usize = 8;
 const SOON: Duration = Duration::from_secs(60);
 
 pub fn claims() -> Vec<Trial> {
-    vec![claim(
-        "fetching: eight machines finish the version that they began, whatever is published meanwhile",
-        &[netns::available],
-        eight_machines,
-    )]
+    vec![
+        claim(
+            "fetching: eight machines finish the version that they began, whatever is published meanwhile",
+            &[netns::available],
+            eight_machines,
+        ),
+        claim(
+            "fetching: a manifest from before a publication is signed by the signature file from after it",
+            &[netns::available],
+            across_a_swap,
+        ),
+    ]
 }
 
-fn publish(image: &Path, folder: &Path) -> Result<()> {
-    let mut command = Command::new(shipped_rootbeam()?);
-    command::run(command.args(["--quiet", "image", "publish"]).arg(image).arg(folder)).map(drop)
+/// Runs the shipped `rootbeam`.
+fn rootbeam(arguments: &[&OsStr]) -> Result<()> {
+    command::run(Command::new(shipped_rootbeam()?).arg("--quiet").args(arguments)).map(drop)
+}
+
+fn publish(image: &Path, folder: &Path, options: &[&OsStr]) -> Result<()> {
+    let words = ["image", "publish"].map(OsStr::new);
+    rootbeam(&[&words, options, &[image.as_os_str(), folder.as_os_str()]].concat())
 }
 
 /// The version that a machine booted, and the digest of its RAM disk.
@@ -51,7 +65,7 @@ fn booted(mut guest: Guest) -> Result<(Option<u64>, String)> {
 fn eight_machines() -> Result<()> {
     let (old, new) = (images::probe_with_noise(8 << 20)?, images::probe_with_noise(9 << 20)?);
     let folder = tempfile::tempdir()?;
-    publish(&old, folder.path())?;
+    publish(&old, folder.path(), &[])?;
     let network = Network::new()?;
     // One wire for all, on which nobody is done before the new version is there.
     let wire = |verb: &str, rate: &str| {
@@ -69,7 +83,7 @@ fn eight_machines() -> Result<()> {
     for guest in &guests {
         guest.console().wait_for(" %), ", SOON)?;
     }
-    publish(&new, folder.path())?;
+    publish(&new, folder.path(), &[])?;
     for guest in &guests {
         ensure!(!guest.console().text().contains("(100 %)"), "one was done already: {}", guest.console().text());
     }
@@ -79,4 +93,28 @@ fn eight_machines() -> Result<()> {
         equal(&booted(guest)?, &old)?;
     }
     equal(&booted(boot.start()?)?, &(Some(2), sum(&new)?))
+}
+
+/// A machine asks twice, and a publication may come between: it gets the manifest of before and the signature of after.
+fn across_a_swap() -> Result<()> {
+    let (old, new) = (images::probe()?, images::probe_with_noise(1 << 20)?);
+    let folder = tempfile::tempdir()?;
+    let (www, key) = (folder.path().join("www"), folder.path().join("web"));
+    rootbeam(&[OsStr::new("keygen"), OsStr::new("--no-password"), key.as_os_str()])?;
+    let secret = key.with_extension("key");
+    let signed = [OsStr::new("--sign-key"), secret.as_os_str()];
+    publish(&old, &www, &signed)?;
+    let before = std::fs::read(www.join("latest.manifest"))?;
+    publish(&new, &www, &signed)?;
+    let network = Network::new()?;
+    let public = key.with_extension("pub").to_string_lossy().into_owned();
+    let archive = archives::for_namespaces_with(&["--key", &public])?;
+    let boot = |address: String| {
+        let words = format!("rootbeam.image=http://{address}/latest.manifest");
+        Boot::new(&archive).cmdline(&words).nic(Nic::on(&network)).start()
+    };
+    let _between = network.http(Site::new().folder(&www)?.bytes("/latest.manifest", before))?;
+    equal(&booted(boot(network.server())?)?, &(Some(1), sum(&old)?))?;
+    let _after = network.http_on(8080, Site::new().folder(&www)?)?;
+    equal(&booted(boot(format!("{}:8080", network.server()))?)?, &(Some(2), sum(&new)?))
 }
