@@ -1,6 +1,6 @@
 //! The command line, and how a result becomes an exit code.
 
-use crate::{boot, image, inspect, keygen, pack, report, serve, sign, term::Term};
+use crate::{boot, check, image, inspect, keygen, pack, report, serve, sign, term::Term};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt;
 use std::process::ExitCode;
@@ -11,8 +11,10 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The command line is wrong.
 pub const USAGE: u8 = 2;
-/// A verification found bytes that are not the ones promised.
+/// A verification found bytes that are not the ones promised, or a check what would not boot.
 pub const MISMATCH: u8 = 3;
+/// A check found nothing worse than a warning.
+pub const WARNED: u8 = 4;
 
 const AFTER_HELP: &str = "\
 From a tree to a machine that runs in RAM:
@@ -22,6 +24,7 @@ From a tree to a machine that runs in RAM:
   rootbeam sign web.squashfs.manifest -s web.key        then: `rootbeam pack --key web.pub` boots nothing else
   rootbeam pack --modules /lib/modules/$(uname -r) -o initramfs.zst    what a kernel boots it with
   rootbeam serve .                                      the folder over HTTP, with ranges
+  rootbeam check --initramfs initramfs.zst --ram 1G rootbeam.image=http://SERVER/web.squashfs    would it boot?
   rootbeam boot --kernel vmlinuz --initramfs initramfs.zst --image web.squashfs
                                                         tries it in a QEMU machine
 
@@ -31,7 +34,8 @@ Exit codes:
   0  done
   1  failed; the message names the cause and what to do
   2  wrong command line
-  3  a verification found a mismatch
+  3  a verification found a mismatch, a check found what would not boot
+  4  a check found nothing worse than a warning
 
 Colours appear on terminals only, and never where NO_COLOR is set.";
 
@@ -61,6 +65,8 @@ pub enum Command {
     Keygen(keygen::Args),
     /// Sign a manifest
     Sign(sign::Args),
+    /// Say whether a machine would boot, before it does
+    Check(check::Args),
     /// Serve a folder over HTTP to machines that boot
     Serve(serve::Args),
     /// Run a QEMU machine from a kernel, an initramfs and an image
@@ -81,6 +87,18 @@ impl fmt::Display for Mismatch {
 
 impl std::error::Error for Mismatch {}
 
+/// A check that found something and has said it: the error that ends with this exit code and prints nothing more.
+#[derive(Debug)]
+pub struct Judged(pub u8);
+
+impl fmt::Display for Judged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the check ended with code {}", self.0)
+    }
+}
+
+impl std::error::Error for Judged {}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // Wrong arguments end here with exit code 2, --help and --version with 0.
@@ -95,6 +113,9 @@ pub fn main() -> ExitCode {
     match run(command, &term) {
         Ok(()) => ExitCode::from(OK),
         Err(error) => {
+            if let Some(Judged(code)) = error.downcast_ref() {
+                return ExitCode::from(*code);
+            }
             term.error(&error);
             ExitCode::from(if error.downcast_ref::<Mismatch>().is_some() { MISMATCH } else { FAILED })
         }
@@ -108,6 +129,7 @@ fn run(command: Command, term: &Term) -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Keygen(args) => keygen::run(&args, term),
         Command::Sign(args) => sign::run(&args, term),
+        Command::Check(args) => check::run(&args, term),
         Command::Serve(args) => serve::run(args, term),
         Command::Boot(args) => boot::run(args, term),
         Command::Report(args) => report::run(&args),

@@ -1,6 +1,7 @@
 //! What the `rootbeam` command is made of, a file a subcommand.
 
 pub mod boot;
+pub mod check;
 pub mod cli;
 pub mod image;
 pub mod inspect;

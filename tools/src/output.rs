@@ -15,12 +15,17 @@ pub struct Output {
 impl Output {
     /// Begins a file that will be at `place`.
     pub fn beside(place: &Path) -> Result<Self> {
+        Self::called(place, ".rootbeam-")
+    }
+
+    /// The same, under a name that begins so until it is at its place: by that whoever was killed is cleaned up after.
+    pub fn called(place: &Path, prefix: &str) -> Result<Self> {
         let folder = match place.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
         let file = tempfile::Builder::new()
-            .prefix(".rootbeam-")
+            .prefix(prefix)
             .tempfile_in(folder)
             .with_context(|| format!("cannot write in the folder {}", folder.display()))?;
         Ok(Self { file, place: place.to_owned() })
@@ -34,6 +39,11 @@ impl Output {
     /// Where the bytes are until they are published, for a program that writes by name.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The same at another place of the same folder.
+    pub fn publish_as(self, place: &Path) -> Result<()> {
+        Self { place: place.to_owned(), ..self }.publish()
     }
 
     /// Makes the file durable and puts it at its place.

@@ -56,25 +56,19 @@ pub fn run(args: &Args, term: &Term) -> Result<()> {
     })?;
     let place = beside(&args.manifest, trust::SUFFIX);
     let there = existing(&place)?;
-    let secret = secret_key(&args.secret, &args.password)?;
-    let public =
-        Key::parse(&PublicKey::from_secret_key(&secret)?.to_base64()).context("the key is none of minisign's")?;
-    let signature = sign(&args.manifest, &bytes, &secret, public.id())?;
+    let signer = Signer::unlock(&args.secret, &args.password)?;
+    let id = signer.public.id();
+    let signature = signer.sign(&args.manifest, &bytes)?;
 
     // A key that signed before signs anew.
-    let (kept, dropped): (Vec<_>, Vec<_>) = there.into_iter().partition(|(key, _)| args.add && *key != public.id());
+    let (kept, dropped): (Vec<_>, Vec<_>) = there.into_iter().partition(|(key, _)| args.add && *key != id);
     let file = kept.iter().map(|(_, text)| text.as_str()).chain([signature.as_str()]).collect::<String>();
-    // What a boot would refuse must never be published.
-    let anchors = Anchors::new(&[("the key", public.as_str().as_bytes())], None, None)?;
-    anchors
-        .signers(&bytes, file.as_bytes())
-        .map_err(|_| anyhow!("{} is damaged: what it signs does not verify", args.secret.display()))?;
     output::write(&place, file.as_bytes())?;
 
     let version = manifest.version;
-    let keys: Vec<KeyId> = kept.iter().map(|(key, _)| *key).chain([public.id()]).collect();
+    let keys: Vec<KeyId> = kept.iter().map(|(key, _)| *key).chain([id]).collect();
     result(format_args!("{}: version {version}, signed by {}", place.display(), trust::listed(&keys)))?;
-    let replaced: Vec<KeyId> = dropped.into_iter().map(|(key, _)| key).filter(|key| *key != public.id()).collect();
+    let replaced: Vec<KeyId> = dropped.into_iter().map(|(key, _)| key).filter(|key| *key != id).collect();
     if !replaced.is_empty() {
         term.note(format_args!("replaced the signatures by {}; --add keeps them", trust::listed(&replaced)));
     }
@@ -98,16 +92,45 @@ fn existing(place: &Path) -> Result<Vec<(KeyId, String)>> {
     Ok(signatures.into_iter().map(|signed| (signed.key, signed.text + "\n")).collect())
 }
 
-/// One signature, four lines, with the comment that minisign writes.
-fn sign(manifest: &Path, bytes: &[u8], secret: &SecretKey, id: KeyId) -> Result<String> {
-    let name = manifest.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if name.chars().any(char::is_control) {
-        bail!("{} has a control character in its name: rename it", manifest.display());
+/// A secret key that can sign.
+pub(crate) struct Signer {
+    place: PathBuf,
+    secret: SecretKey,
+    public: Key,
+}
+
+impl Signer {
+    /// Reads the key in the file `place`, which may be under a password.
+    pub(crate) fn unlock(place: &Path, password: &password::Choice) -> Result<Self> {
+        let secret = secret_key(place, password)?;
+        let public =
+            Key::parse(&PublicKey::from_secret_key(&secret)?.to_base64()).context("the key is none of minisign's")?;
+        Ok(Self { place: place.to_owned(), secret, public })
     }
-    let time = source_date_epoch()?.unwrap_or_else(now);
-    let trusted = format!("timestamp:{time}\tfile:{name}\thashed");
-    let signed = minisign::sign(None, secret, bytes, Some(&trusted), Some(&format!("signature by key {id}")));
-    Ok(signed.with_context(|| format!("cannot sign {}", manifest.display()))?.into_string())
+
+    /// One signature, four lines, with the comment that minisign writes; `manifest` is the name of what is signed.
+    pub(crate) fn sign(&self, manifest: &Path, bytes: &[u8]) -> Result<String> {
+        let name = manifest.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.chars().any(char::is_control) {
+            bail!("{} has a control character in its name: rename it", manifest.display());
+        }
+        let time = source_date_epoch()?.unwrap_or_else(now);
+        let trusted = format!("timestamp:{time}\tfile:{name}\thashed");
+        let untrusted = format!("signature by key {}", self.public.id());
+        let signed = minisign::sign(None, &self.secret, bytes, Some(&trusted), Some(&untrusted));
+        let signed = signed.with_context(|| format!("cannot sign {}", manifest.display()))?.into_string();
+        // What a boot would refuse must never be published.
+        if !self.signed(bytes, signed.as_bytes()) {
+            bail!("{} is damaged: what it signs does not verify", self.place.display());
+        }
+        Ok(signed)
+    }
+
+    /// Whether a boot that trusts this key accepts the signature `file` of these bytes.
+    pub(crate) fn signed(&self, bytes: &[u8], file: &[u8]) -> bool {
+        let anchors = Anchors::new(&[("the key", self.public.as_str().as_bytes())], None, None);
+        anchors.is_ok_and(|anchors| anchors.signers(bytes, file).is_ok())
+    }
 }
 
 fn secret_key(place: &Path, password: &password::Choice) -> Result<SecretKey> {

@@ -121,10 +121,87 @@ fn manifests_that_no_boot_would_take_are_not_written() {
 }
 
 #[test]
+fn a_stream_hash_list_is_held_against_the_image() {
+    let published = Published::new();
+    let image = fs::read(&published.image).unwrap();
+    let digests: String = image.chunks(100_000).map(|chunk| format!("{}\n", Sha256::of(chunk))).collect();
+    let list = published.folder.path().join("list");
+    let manifest = || {
+        let mut command = rootbeam();
+        run(command.args(["image", "manifest", "--from-stream-hash"]).arg(&list).arg(&published.image))
+    };
+    fs::write(&list, format!("stream-hash sha256 100000\n{digests}")).unwrap();
+    assert_eq!(manifest().0, 0);
+    assert_eq!(published.read_manifest().version, 2);
+
+    published.flip(100_001);
+    let (code, _, said) = manifest();
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("web.squashfs: chunk 1 is not the listed one (from byte 100000, SHA-256 "), "{said}");
+    fs::write(&published.image, &image[..90_000]).unwrap();
+    let (code, _, said) = manifest();
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("it ends after 90000 bytes, and 2 chunks of 100000 bytes are listed"), "{said}");
+    fs::write(&list, "<html>").unwrap();
+    let (code, _, said) = manifest();
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("list is no stream-hash list: its first line is not `stream-hash sha256 "), "{said}");
+    assert_eq!(published.read_manifest().version, 2);
+}
+
+#[test]
 fn a_good_image_verifies() {
     let published = Published::new();
     let name = published.image.display();
-    assert_eq!(published.verify(), (0, format!("{name}: all 4 chunks are as version 1 promises\n")));
+    let good = (0, format!("{name}: all 4 chunks are as version 1 promises\n"));
+    assert_eq!(published.verify(), good);
+    // By a manifest of another name, which names the image.
+    let latest = published.folder.path().join("latest.manifest");
+    fs::copy(published.beside("manifest"), &latest).unwrap();
+    assert_eq!(verify(latest.to_str().unwrap()), good);
+    let server = Server::start(published.folder.path(), "127.0.0.1:0".parse().unwrap(), Log::none()).unwrap();
+    let url = |file: &str| format!("http://{}/{file}", server.address());
+    let said = format!("{}: all 4 chunks are as version 1 promises\n", url("web.squashfs"));
+    assert_eq!(verify(&url("latest.manifest")), (0, said));
+}
+
+/// Answers one request a connection with a part of the file, as the range asks, and breaks off after `piece` bytes.
+fn serve_in_pieces(folder: &Path, piece: usize) -> String {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map(Result::unwrap) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let Some(request) = lines.next() else { continue };
+            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let range =
+                headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+            let path = request.split(' ').nth(1).unwrap().trim_start_matches('/');
+            let file = fs::read(folder.join(path)).unwrap();
+            let from: usize = range.unwrap_or(0);
+            let head = match range {
+                None => "200 OK".to_owned(),
+                Some(_) => {
+                    format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{}", file.len() - 1, file.len())
+                }
+            };
+            let head = format!("HTTP/1.1 {head}\r\nETag: \"1\"\r\nContent-Length: {}\r\n\r\n", file.len() - from);
+            // The client may have seen enough.
+            let _ = (&stream).write_all(head.as_bytes());
+            let _ = (&stream).write_all(&file[from..file.len().min(from + piece)]);
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[test]
+fn a_download_that_breaks_off_is_taken_up_by_range() {
+    let published = Published::new();
+    let base = serve_in_pieces(published.folder.path(), 50_000);
+    let (code, said) = verify(&format!("{base}web.squashfs"));
+    assert_eq!((code, said), (0, format!("{base}web.squashfs: all 4 chunks are as version 1 promises\n")));
 }
 
 #[test]
@@ -138,6 +215,25 @@ fn a_flipped_bit_names_its_chunk_and_offset() {
         assert!(said.contains(&expected), "{said}");
         assert!(said.contains("1 of 4 chunks are wrong"), "{said}");
     }
+}
+
+#[test]
+fn every_wrong_chunk_is_named() {
+    let published = Published::new();
+    published.flip(SIZE - 1);
+    published.flip(0);
+    published.flip(CHUNK_SIZE as usize);
+    let (code, said) = published.verify();
+    assert_eq!(code, 3);
+    let lines = format!("wrong: chunks 0 to 1, bytes 0 to 131071\nwrong: chunk 3, bytes 196608 to {}\n", SIZE - 1);
+    assert!(said.starts_with(&lines), "{said}");
+    assert!(said.contains("chunk 0 is not the promised one (offset 0, ") && said.contains("3 of 4 chunks"), "{said}");
+    published.flip(0);
+    let (code, out, _) = run(rootbeam().args(["image", "verify", "--json"]).arg(&published.image));
+    assert_eq!(code, 3);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let wrong = serde_json::json!([{"chunk": 1, "offset": 65536}, {"chunk": 3, "offset": 196608}]);
+    assert_eq!((&report["wrong"], &report["first_wrong_chunk"]), (&wrong, &1.into()));
 }
 
 #[test]

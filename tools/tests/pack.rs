@@ -1,5 +1,8 @@
 //! `rootbeam pack` and `rootbeam inspect`, from a synthetic kernel to the bytes of the archive.
 
+mod common;
+
+use common::elf;
 use rootbeam::pack::{Args, Compress, Preset};
 use rootbeam::term::Term;
 use rootbeam_init::trust::KeyId;
@@ -14,42 +17,6 @@ const KEY: &str =
 
 const OTHER_KEY: &str =
     "untrusted comment: minisign public key 2\nRWQ/EDVLQA4LTn/ucE7kWG1ZWIcEHA8YvRHiQNu9AoFOfYfrgNQEqBA1\n";
-
-/// An x86-64 ELF file: a program of one segment, or with `fields` a module with that `.modinfo`.
-fn elf(segment: u32, fields: Option<&[&str]>) -> Vec<u8> {
-    let modinfo: Vec<u8> = fields.unwrap_or_default().iter().flat_map(|f| [f.as_bytes(), b"\0"].concat()).collect();
-    let names = b"\0.modinfo\0.shstrtab\0";
-    let (at_modinfo, at_names) = (64 + 56, 64 + 56 + modinfo.len());
-    let at_sections = (at_names + names.len()).next_multiple_of(8);
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    let kind: u16 = if fields.is_some() { 1 } else { 2 };
-    file.extend(kind.to_le_bytes());
-    file.extend(62u16.to_le_bytes());
-    file.extend(1u32.to_le_bytes());
-    file.extend(0u64.to_le_bytes());
-    file.extend(64u64.to_le_bytes());
-    file.extend((at_sections as u64).to_le_bytes());
-    file.extend([0u8; 4]);
-    for half in [64u16, 56, 1, 64, 3, 2] {
-        file.extend(half.to_le_bytes());
-    }
-    file.extend(segment.to_le_bytes());
-    file.extend([0u8; 52]);
-    file.extend(&modinfo);
-    file.extend(names);
-    file.resize(at_sections, 0);
-    for (name, kind, offset, size) in
-        [(0u32, 0u32, 0, 0), (1, 1, at_modinfo, modinfo.len()), (10, 3, at_names, names.len())]
-    {
-        file.extend(name.to_le_bytes());
-        file.extend(kind.to_le_bytes());
-        file.extend([0u8; 16]);
-        file.extend((offset as u64).to_le_bytes());
-        file.extend((size as u64).to_le_bytes());
-        file.extend([0u8; 24]);
-    }
-    file
-}
 
 /// A root with kernel 6.1 as Debian's package has it: unpacked, without depmod's files.
 struct Root(tempfile::TempDir);

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 /// What one reading pass hands on at a time. A multiple of every chunk size that a manifest may have is not needed:
-/// a segment is as many whole chunks as fit, at least one.
-const SEGMENT: usize = 4 << 20;
+/// a segment is as many whole chunks as fit, at least one. Small enough to be in a processor's cache still when the
+/// second thread hashes it.
+const SEGMENT: usize = 1 << 20;
 /// Segments that may wait for a thread; with those being read and hashed this bounds the memory.
 const WAITING: usize = 4;
 

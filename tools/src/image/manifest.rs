@@ -1,12 +1,16 @@
 //! `rootbeam image manifest`: what a boot verifies an image by.
 
 use super::digest::{Digests, digest, list_hashes};
+use super::stream_hash::{self, StreamHash};
 use super::{beside, now, source_date_epoch};
+use crate::cli::Mismatch;
 use crate::output;
 use crate::term::{Rate, Term, result};
 use anyhow::{Context, Result, bail};
 use rootbeam_init::manifest::{self, Manifest, is_file_name};
+use rustix::fs::{Advice, fadvise};
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,11 +19,14 @@ Examples:
   rootbeam image manifest web.squashfs
   rootbeam image manifest web.squashfs --kernel 6.1.0-49-amd64
   rootbeam image manifest web.squashfs --sources http://10.0.0.5/images/ --sources http://10.0.0.6/images/
+  rootbeam image manifest rootfs.img --from-stream-hash rootfs.stream-hash
 
 IMAGE.manifest holds size, digests and version; IMAGE.chunks the SHA-256 of each 64 KiB. Both belong beside the image
 on the server. Each is written beside its place and renamed, the manifest last.
 
-The date is that of SOURCE_DATE_EPOCH where it is set.";
+The date is that of SOURCE_DATE_EPOCH where it is set.
+
+Exit codes: 0 written, 1 failed, 2 wrong usage, 3 the image is not as the stream-hash list says (nothing is written).";
 
 /// Arguments of `rootbeam image manifest`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +43,9 @@ pub struct Args {
     /// URL of a folder that holds the image too; may be given several times
     #[arg(long, value_name = "URL")]
     pub sources: Vec<String>,
+    /// Hold the image against this stream-hash list (Fedora CoreOS publishes them) while the manifest is made
+    #[arg(long, value_name = "FILE")]
+    pub from_stream_hash: Option<PathBuf>,
     /// Print the manifest as JSON
     #[arg(long)]
     pub json: bool,
@@ -62,11 +72,17 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
 
     let file = File::open(image).with_context(|| format!("cannot open the image {}", image.display()))?;
     let size = file.metadata()?.len();
+    // More read-ahead; a filesystem that cannot is as well.
+    let _ = fadvise(&file, 0, None, Advice::Sequential);
     let began = Instant::now();
+    let source: Box<dyn Read> = match &args.from_stream_hash {
+        Some(list) => Box::new(read_stream_hash(list)?.check(file)),
+        None => Box::new(file),
+    };
     let progress = term.progress("hashing", size);
-    let digests = digest(&file, manifest::CHUNK_SIZE, |bytes| progress.add(bytes))
-        .with_context(|| format!("cannot read the image {}", image.display()))?;
+    let digests = digest(source, manifest::CHUNK_SIZE, |bytes| progress.add(bytes));
     progress.finish();
+    let digests = digests.map_err(|error| of_reading(error, image))?;
     if digests.size != size {
         bail!("{} changed while it was read: leave it alone and run this again", image.display());
     }
@@ -90,7 +106,25 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     Ok(())
 }
 
-fn describe(
+fn read_stream_hash(path: &Path) -> Result<StreamHash> {
+    let mut text = Vec::new();
+    // A byte more than allowed is enough to know that there are too many.
+    File::open(path)
+        .and_then(|file| file.take(stream_hash::MAX_BYTES + 1).read_to_end(&mut text))
+        .with_context(|| format!("cannot read the stream-hash list {}", path.display()))?;
+    StreamHash::parse(&text).map_err(|refusal| anyhow::anyhow!("{} is no stream-hash list: {refusal}", path.display()))
+}
+
+/// An image that could not be read, or is not the listed one.
+fn of_reading(error: io::Error, image: &Path) -> anyhow::Error {
+    match error.downcast::<stream_hash::Fault>() {
+        Ok(fault) => Mismatch(format!("{}: {fault}: fetch it again", image.display())).into(),
+        Err(error) => anyhow::Error::from(error).context(format!("cannot read the image {}", image.display())),
+    }
+}
+
+/// The manifest of an image with these digests.
+pub(crate) fn describe(
     name: &str,
     digests: &Digests,
     kernel: Option<String>,

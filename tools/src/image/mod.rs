@@ -3,8 +3,10 @@
 pub mod build;
 pub mod digest;
 pub mod manifest;
-mod remote;
+pub mod publish;
+pub(crate) mod remote;
 pub mod show;
+pub mod stream_hash;
 pub mod verify;
 
 use crate::term::Term;
@@ -20,6 +22,8 @@ pub enum Command {
     Build(build::Args),
     /// Write IMAGE.manifest and IMAGE.chunks, by which a boot verifies the image
     Manifest(manifest::Args),
+    /// Put an image where machines fetch it: immutable names, and latest.manifest swapped at the end
+    Publish(publish::Args),
     /// Tell what an image or a manifest is, and what a machine needs to boot it in RAM
     Show(show::Args),
     /// Check every chunk of an image, a file or a URL, against its manifest
@@ -31,6 +35,7 @@ pub fn run(command: Command, term: &Term) -> Result<()> {
     match command {
         Command::Build(args) => build::run(args, term),
         Command::Manifest(args) => manifest::run(args, term),
+        Command::Publish(args) => publish::run(args, term),
         Command::Show(args) => show::run(args),
         Command::Verify(args) => verify::run(args, term),
     }

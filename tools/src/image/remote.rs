@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use reqwest::blocking::{Client, Response};
+use reqwest::header::{ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{Certificate, StatusCode, Url};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,10 @@ use std::time::Duration;
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// How long a server may stay silent.
 const STALL: Duration = Duration::from_secs(30);
+/// How often a download that breaks off is taken up again before it counts as failed; any byte begins the count anew.
+const TRIES: u32 = 5;
+/// The pause before the first of these; each further one is twice as long.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A client that trusts the certificates of `ca`, else those of the system.
 pub struct Remote(Client);
@@ -26,10 +31,21 @@ impl Remote {
                 .context("the system's trusted certificates are missing: install ca-certificates or give --ca PEM")?,
             _ => Vec::new(),
         };
+        Self::trusting(certificates)
+    }
+
+    /// A client that trusts the certificates in `pem` alone, as a boot trusts the packed ones.
+    pub fn packed(pem: &[u8]) -> Result<Self> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self::trusting(Certificate::from_pem_bundle(pem).context("the packed certificates cannot be read")?)
+    }
+
+    fn trusting(certificates: Vec<Certificate>) -> Result<Self> {
         let client = Client::builder()
             .no_proxy()
             .tls_certs_only(certificates)
-            .timeout(None)
+            // Of each read, not of the whole.
+            .timeout(STALL)
             .connect_timeout(STALL)
             .user_agent(concat!("rootbeam/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -37,14 +53,28 @@ impl Remote {
         Ok(Self(client))
     }
 
+    /// Asks for `url`, or for bytes of it (the first, and how many), and returns whatever the server answers.
+    pub fn ask(&self, url: &Url, range: Option<(u64, u64)>) -> Result<Response, String> {
+        let mut request = self.0.get(url.clone());
+        if let Some((first, count)) = range {
+            request = request.header(RANGE, format!("bytes={first}-{}", first + count.max(1) - 1));
+        }
+        request.send().map_err(|error| innermost(&error))
+    }
+
+    /// Asks about `url` without its content.
+    pub fn head(&self, url: &Url) -> Result<Response, String> {
+        self.0.head(url.clone()).send().map_err(|error| innermost(&error))
+    }
+
     /// Begins to fetch `url`.
-    pub fn open(&self, url: &Url) -> Result<Response> {
+    pub fn open(&self, url: &Url) -> Result<Body> {
         let response = self.0.get(url.clone()).send().with_context(|| match url.scheme() {
             "https" => format!("cannot fetch {url} (for a certificate of your own authority give --ca PEM)"),
             _ => format!("cannot fetch {url}"),
         })?;
         match response.status() {
-            StatusCode::OK => Ok(response),
+            StatusCode::OK => Ok(Body::new(self.0.clone(), url.clone(), response)),
             status => bail!("cannot fetch {url}: the server answered {status}"),
         }
     }
@@ -61,6 +91,97 @@ impl Remote {
     }
 }
 
+/// The bytes of a URL. Where the connection breaks off, the rest is asked for by range, and only of the same file.
+pub struct Body {
+    client: Client,
+    url: Url,
+    response: Option<Response>,
+    /// How many bytes came.
+    at: u64,
+    size: Option<u64>,
+    validator: Option<String>,
+    failures: u32,
+}
+
+impl Body {
+    fn new(client: Client, url: Url, response: Response) -> Self {
+        let (size, validator) = (response.content_length(), validator(response.headers()));
+        Self { client, url, response: Some(response), at: 0, size, validator, failures: 0 }
+    }
+
+    fn part(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let response = match &mut self.response {
+            Some(response) => response,
+            None => {
+                std::thread::sleep(PAUSE * 2_u32.pow(self.failures.saturating_sub(1)));
+                let response = self.rest()?;
+                self.response.insert(response)
+            }
+        };
+        let read = response.read(buffer)?;
+        if read == 0 && self.size.is_some_and(|size| self.at < size) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(read)
+    }
+
+    /// Asks for what did not come yet.
+    fn rest(&self) -> io::Result<Response> {
+        let mut request = self.client.get(self.url.clone()).header(RANGE, format!("bytes={}-", self.at));
+        if let Some(validator) = &self.validator {
+            request = request.header(IF_RANGE, validator);
+        }
+        let response = request.send().map_err(io::Error::other)?;
+        let begins = response.headers().get("content-range").and_then(|range| range.to_str().ok());
+        let begins = begins.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT if begins == Some(self.at) => Ok(response),
+            StatusCode::PARTIAL_CONTENT | StatusCode::OK => Err(io::Error::other(format!(
+                "the connection broke after {} bytes, and the server does not go on from there: the file was replaced, \
+                 or it knows no ranges",
+                self.at
+            ))),
+            status => Err(io::Error::other(format!("the server answered {status}"))),
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.part(buffer) {
+                Ok(read) => {
+                    self.at += read as u64;
+                    self.failures = 0;
+                    return Ok(read);
+                }
+                Err(error) => {
+                    self.response = None;
+                    self.failures += 1;
+                    if self.failures > TRIES || self.size.is_none() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The cause at the bottom of an error: the layers above say no more than that a request failed.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// A strong ETag, else Last-Modified: what If-Range takes.
+fn validator(headers: &HeaderMap) -> Option<String> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    text(ETAG).filter(|tag| tag.starts_with('"')).or_else(|| text(LAST_MODIFIED)).map(str::to_owned)
+}
+
 fn certificates(pem: &Path) -> Result<Vec<Certificate>> {
     let bytes = std::fs::read(pem).with_context(|| format!("cannot read the certificates in {}", pem.display()))?;
     let certificates = Certificate::from_pem_bundle(&bytes)
@@ -69,23 +190,4 @@ fn certificates(pem: &Path) -> Result<Vec<Certificate>> {
         bail!("{} holds no certificate", pem.display());
     }
     Ok(certificates)
-}
-
-/// `url` with `suffix` appended to its path; the query stays.
-pub fn beside(url: &Url, suffix: &str) -> Url {
-    let mut url = url.clone();
-    let path = format!("{}{suffix}", url.path());
-    url.set_path(&path);
-    url
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_beside_keeps_the_query() {
-        let url = Url::parse("https://host:8443/a/web.squashfs?token=1").unwrap();
-        assert_eq!(beside(&url, ".manifest").as_str(), "https://host:8443/a/web.squashfs.manifest?token=1");
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::beside;
 use super::digest::{Digests, digest, list_hashes};
-use super::remote::{self, Remote};
+use super::remote::Remote;
 use crate::cli::Mismatch;
 use crate::term::{Rate, Term, result};
 use anyhow::{Context, Result, anyhow};
@@ -10,6 +10,7 @@ use reqwest::Url;
 use rootbeam_init::causes;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest};
+use rootbeam_init::store::locate::Location;
 use rootbeam_init::trust::{self, Anchors, KeyId};
 use serde::Serialize;
 use std::fmt;
@@ -22,18 +23,22 @@ const EXAMPLES: &str = "\
 Examples:
   rootbeam image verify web.squashfs
   rootbeam image verify http://10.0.0.5/images/web.squashfs
+  rootbeam image verify http://10.0.0.5/images/latest.manifest
   rootbeam image verify https://boot.example/web.squashfs --ca our-ca.pem
   rootbeam image verify http://10.0.0.5/images/web.squashfs --key ann.pub --key bob.pub --key-threshold 2
 
-The manifest, its signature and the chunk list are read from beside the image, as a boot does. The exit code is 3 where
-a byte is not the promised one, or the manifest is not signed as the keys demand; the message names the first wrong
-chunk and where it begins.";
+The manifest, its signature and the chunk list are read from beside the image, as a boot does; where a manifest is named,
+it names the image. Every wrong chunk is listed with the bytes that it covers. A download that breaks off is taken up by
+range.
+
+Exit codes: 0 every byte is the promised one, 1 something could not be read, 2 wrong usage, 3 bytes are wrong, missing or
+too many, or the manifest is not signed as the keys demand.";
 
 /// Arguments of `rootbeam image verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The image: a file, or an http or https URL
+    /// The image or its manifest: a file, or an http or https URL
     #[arg(value_name = "IMAGE|URL")]
     pub image: String,
     /// Trust the certificates in this PEM file instead of the system's
@@ -56,22 +61,16 @@ pub struct Args {
 /// Runs `rootbeam image verify`.
 pub fn run(args: Args, term: &Term) -> Result<()> {
     let anchors = anchors(&args)?;
-    let place = match Url::parse(&args.image) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") => {
-            Place::Remote(Remote::new(&url, args.ca.as_deref())?, Box::new(url))
-        }
-        _ => Place::file(Path::new(&args.image))?,
-    };
-    let name = place.to_string();
-    let bytes = place.read(manifest::SUFFIX, manifest::MAX_BYTES)?;
+    let place = Place::of(&args.image, args.ca.as_deref())?;
+    let bytes = place.manifest()?;
     // As in a boot, signed or not is decided over the bytes, before anything of them is parsed.
     let signers = signers(&anchors, &place, &bytes)?;
-    let manifest = Manifest::parse(&bytes).map_err(|refusal| anyhow!("{name}.manifest: {refusal}"))?;
+    let manifest = Manifest::parse(&bytes).map_err(|refusal| anyhow!("{place}: {refusal}"))?;
     if let Some(floor) = anchors.floor_above(manifest.version) {
-        return Err(Mismatch(format!("{name}.manifest: it has version {}, below {floor}", manifest.version)).into());
+        return Err(Mismatch(format!("{place}: it has version {}, below {floor}", manifest.version)).into());
     }
-    let list = place.read(manifest::CHUNKS_SUFFIX, manifest.list_bytes())?;
-    let image = place.open()?;
+    let list = place.list(&manifest)?;
+    let (name, image) = place.open(&manifest)?;
     let began = Instant::now();
     let progress = term.progress("verifying", manifest.size);
     // A byte more than promised is enough to know that the image is another one.
@@ -79,12 +78,16 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         .with_context(|| format!("cannot read {name}"))?;
     progress.finish();
 
-    let verdict = judge(&manifest, &list, &digests);
+    let Verdict { wrong, fault } = judge(&manifest, &list, &digests);
     if args.json {
-        result(serde_json::to_string(&Report::new(&name, &manifest, &signers, verdict.as_ref().err()))?)?;
+        result(serde_json::to_string(&Report::new(&name, &manifest, &signers, &wrong, fault.as_ref()))?)?;
+    } else {
+        for run in runs(&wrong) {
+            result(Run { run, manifest: &manifest })?;
+        }
     }
-    match verdict {
-        Ok(()) => {
+    match fault {
+        None => {
             if !args.json {
                 let rate = Rate { bytes: digests.size, time: began.elapsed() };
                 let by = match signers.as_slice() {
@@ -97,7 +100,7 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
             }
             Ok(())
         }
-        Err(fault) => Err(Mismatch(format!("{name}: {fault}")).into()),
+        Some(fault) => Err(Mismatch(format!("{name}: {fault}")).into()),
     }
 }
 
@@ -117,57 +120,115 @@ fn signers(anchors: &Anchors, place: &Place, bytes: &[u8]) -> Result<Vec<KeyId>>
     if !anchors.demand_signatures() {
         return Ok(Vec::new());
     }
-    let file = place.read(&format!("{}{}", manifest::SUFFIX, trust::SUFFIX), trust::MAX_SIGNATURE_BYTES as u64)?;
-    anchors.signers(bytes, &file).map_err(|fault| {
+    anchors.signers(bytes, &place.signature()?).map_err(|fault| {
         let (cause, remedy) = causes::signature(&fault);
-        Mismatch(format!("{place}.manifest: {cause}: {remedy}")).into()
+        Mismatch(format!("{place}: {cause}: {remedy}")).into()
     })
 }
 
-/// Where the image is, and what stands beside it.
+/// Where the image is; `Display` is its manifest.
 enum Place {
-    File(PathBuf, File),
-    Remote(Remote, Box<Url>),
+    /// The path of the image, which is open, or of the manifest.
+    File(PathBuf, Option<File>),
+    Remote(Remote, Location),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path, _) => path.display().fmt(f),
-            Self::Remote(_, url) => url.fmt(f),
+            Self::File(..) => self.manifest_path().display().fmt(f),
+            Self::Remote(_, location) => f.write_str(&location.manifest()),
         }
     }
 }
 
 impl Place {
-    fn file(path: &Path) -> Result<Self> {
-        let image = File::open(path).with_context(|| format!("cannot open the image {}", path.display()))?;
-        Ok(Self::File(path.to_owned(), image))
-    }
-
-    /// The file beside the image with this suffix; one on a server may have at most `limit` bytes.
-    fn read(&self, suffix: &str, limit: u64) -> Result<Vec<u8>> {
-        match self {
-            Self::File(path, _) => {
-                let place = beside(path, suffix);
-                std::fs::read(&place).with_context(|| {
-                    let made_by = match suffix.ends_with(trust::SUFFIX) {
-                        true => format!("rootbeam sign {}{} -s KEY", path.display(), manifest::SUFFIX),
-                        false => format!("rootbeam image manifest {}", path.display()),
-                    };
-                    format!("cannot read {}: make it with `{made_by}`", place.display())
-                })
+    fn of(image: &str, ca: Option<&Path>) -> Result<Self> {
+        match Url::parse(image) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => {
+                Ok(Self::Remote(Remote::new(&url, ca)?, Location::new(url.as_str())))
             }
-            Self::Remote(remote, url) => remote.get(&remote::beside(url, suffix), limit),
+            // An image that is not there is told before a manifest that is not.
+            _ if image.ends_with(manifest::SUFFIX) => Ok(Self::File(image.into(), None)),
+            _ => Ok(Self::File(image.into(), Some(open(Path::new(image))?))),
         }
     }
 
-    fn open(&self) -> Result<Box<dyn Read + '_>> {
+    fn manifest_path(&self) -> PathBuf {
         match self {
-            Self::File(_, image) => Ok(Box::new(image)),
-            Self::Remote(remote, url) => Ok(Box::new(remote.open(url)?)),
+            Self::File(path, Some(_)) => beside(path, manifest::SUFFIX),
+            Self::File(path, None) => path.clone(),
+            Self::Remote(..) => PathBuf::new(),
         }
     }
+
+    /// The image's path, where it is a file.
+    fn image_path(&self, manifest: &Manifest) -> PathBuf {
+        match self {
+            Self::File(path, Some(_)) => path.clone(),
+            Self::File(path, None) => path.with_file_name(&manifest.name),
+            Self::Remote(..) => PathBuf::new(),
+        }
+    }
+
+    fn manifest(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::File(path, _) => read(&self.manifest_path(), &format!("rootbeam image manifest {}", path.display())),
+            Self::Remote(remote, location) => remote.get(&url(&location.manifest())?, manifest::MAX_BYTES),
+        }
+    }
+
+    fn signature(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::File(..) => {
+                let manifest = self.manifest_path();
+                read(&beside(&manifest, trust::SUFFIX), &format!("rootbeam sign {} -s KEY", manifest.display()))
+            }
+            Self::Remote(remote, location) => {
+                remote.get(&url(&location.signature())?, trust::MAX_SIGNATURE_BYTES as u64)
+            }
+        }
+    }
+
+    fn list(&self, manifest: &Manifest) -> Result<Vec<u8>> {
+        match self {
+            Self::File(..) => {
+                let image = self.image_path(manifest);
+                let made_by = format!("rootbeam image manifest {}", image.display());
+                read(&beside(&image, manifest::CHUNKS_SUFFIX), &made_by)
+            }
+            Self::Remote(remote, location) => {
+                remote.get(&url(&location.chunks(Some(&manifest.name)))?, manifest.list_bytes())
+            }
+        }
+    }
+
+    /// The image's name and its bytes.
+    fn open(&self, manifest: &Manifest) -> Result<(String, Box<dyn Read + '_>)> {
+        match self {
+            Self::File(path, Some(image)) => Ok((path.display().to_string(), Box::new(image))),
+            Self::File(_, None) => {
+                let path = self.image_path(manifest);
+                Ok((path.display().to_string(), Box::new(open(&path)?)))
+            }
+            Self::Remote(remote, location) => {
+                let image = url(&location.image(Some(&manifest.name)))?;
+                Ok((image.to_string(), Box::new(remote.open(&image)?)))
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("cannot open the image {}", path.display()))
+}
+
+fn read(place: &Path, made_by: &str) -> Result<Vec<u8>> {
+    std::fs::read(place).with_context(|| format!("cannot read {}: make it with `{made_by}`", place.display()))
+}
+
+fn url(text: &str) -> Result<Url> {
+    Url::parse(text).with_context(|| format!("{text} is no URL"))
 }
 
 /// How an image differs from its manifest.
@@ -192,30 +253,78 @@ enum Fault {
     Whole { found: Sha256, promised: Sha256 },
 }
 
-fn judge(manifest: &Manifest, list: &[u8], digests: &Digests) -> Result<(), Fault> {
+/// What an image was found to be.
+struct Verdict {
+    /// Numbers of the chunks that are not the promised ones, in order.
+    wrong: Vec<u64>,
+    /// What is to be said of it, where it is not as promised.
+    fault: Option<Fault>,
+}
+
+fn judge(manifest: &Manifest, list: &[u8], digests: &Digests) -> Verdict {
+    let only = |fault| Verdict { wrong: Vec::new(), fault: Some(fault) };
     if list_hashes(list) != manifest.chunk_list || list.len() as u64 != manifest.list_bytes() {
-        return Err(Fault::List);
+        return only(Fault::List);
     }
-    let promised = list.as_chunks::<32>().0.iter().map(|bytes| Sha256(*bytes));
-    let mut wrong =
-        (0..).zip(promised.zip(&digests.chunks)).filter(|(_, (promised, found))| promised != *found).peekable();
     let expected = manifest.size;
-    // A chunk cut short differs as well, so the length goes first: it tells more.
-    if digests.size < expected {
-        return Err(Fault::Shorter { found: digests.size, expected });
+    // A chunk that was cut short, or goes on, says no more than the length.
+    let whole = match digests.size == expected {
+        true => manifest.chunks(),
+        false => digests.size.min(expected) / u64::from(manifest.chunk_size),
+    };
+    let promised = list.as_chunks::<32>().0.iter().map(|bytes| Sha256(*bytes));
+    let pairs = (0..whole).zip(promised.zip(&digests.chunks));
+    let mut first = None;
+    let mut wrong = Vec::new();
+    for (chunk, (promised, found)) in pairs.filter(|(_, (promised, found))| promised != *found) {
+        first = first.or(Some((promised, *found)));
+        wrong.push(chunk);
     }
-    if digests.size > expected {
-        return Err(Fault::Longer { expected });
+    let fault = match (digests.size, first) {
+        (size, _) if size < expected => Some(Fault::Shorter { found: size, expected }),
+        (size, _) if size > expected => Some(Fault::Longer { expected }),
+        (_, Some((promised, found))) => {
+            let first = wrong.first().copied().unwrap_or_default();
+            let offset = first * u64::from(manifest.chunk_size);
+            let count = wrong.len() as u64;
+            Some(Fault::Chunk { first, offset, found, promised, wrong: count, chunks: manifest.chunks() })
+        }
+        _ if digests.sha256 != manifest.sha256 => {
+            Some(Fault::Whole { found: digests.sha256, promised: manifest.sha256 })
+        }
+        _ => None,
+    };
+    Verdict { wrong, fault }
+}
+
+/// Neighbours in `chunks`, as the first and the last of each run.
+fn runs(chunks: &[u64]) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &chunk in chunks {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == chunk => *last = chunk,
+            _ => runs.push((chunk, chunk)),
+        }
     }
-    if let Some(&(first, (promised, found))) = wrong.peek() {
-        let offset = first * u64::from(manifest.chunk_size);
-        let wrong = wrong.count() as u64;
-        return Err(Fault::Chunk { first, offset, found: *found, promised, wrong, chunks: manifest.chunks() });
+    runs
+}
+
+/// A run of wrong chunks, as a line.
+struct Run<'a> {
+    run: (u64, u64),
+    manifest: &'a Manifest,
+}
+
+impl fmt::Display for Run<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((first, last), size) = (self.run, u64::from(self.manifest.chunk_size));
+        let end = ((last + 1) * size).min(self.manifest.size) - 1;
+        let from = first * size;
+        match first == last {
+            true => write!(f, "wrong: chunk {first}, bytes {from} to {end}"),
+            false => write!(f, "wrong: chunks {first} to {last}, bytes {from} to {end}"),
+        }
     }
-    if digests.sha256 != manifest.sha256 {
-        return Err(Fault::Whole { found: digests.sha256, promised: manifest.sha256 });
-    }
-    Ok(())
 }
 
 #[derive(Serialize)]
@@ -224,28 +333,46 @@ struct Report<'a> {
     good: bool,
     version: u64,
     chunks: u64,
+    chunk_size: u32,
     /// The keys that were asked for and signed the manifest.
     signers: &'a [KeyId],
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_wrong_chunk: Option<u64>,
+    wrong: Vec<WrongChunk>,
+}
+
+#[derive(Serialize)]
+struct WrongChunk {
+    chunk: u64,
+    offset: u64,
 }
 
 impl<'a> Report<'a> {
-    fn new(image: &'a str, manifest: &Manifest, signers: &'a [KeyId], fault: Option<&Fault>) -> Self {
-        let first_wrong_chunk = match fault {
-            Some(Fault::Chunk { first, .. }) => Some(*first),
-            _ => None,
-        };
+    fn new(image: &'a str, manifest: &Manifest, signers: &'a [KeyId], wrong: &[u64], fault: Option<&Fault>) -> Self {
+        let size = u64::from(manifest.chunk_size);
         Self {
             image,
             good: fault.is_none(),
             version: manifest.version,
             chunks: manifest.chunks(),
+            chunk_size: manifest.chunk_size,
             signers,
             fault: fault.map(ToString::to_string),
-            first_wrong_chunk,
+            first_wrong_chunk: wrong.first().copied(),
+            wrong: wrong.iter().map(|&chunk| WrongChunk { chunk, offset: chunk * size }).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_told_in_one_line() {
+        assert_eq!(runs(&[]), []);
+        assert_eq!(runs(&[0, 2, 3, 4, 9]), [(0, 0), (2, 4), (9, 9)]);
     }
 }

@@ -6,6 +6,7 @@ mod changes;
 mod cuts;
 mod lies;
 mod names;
+mod publish;
 mod schedule;
 mod servers;
 mod silence;
@@ -43,6 +44,7 @@ pub fn claims() -> Vec<Trial> {
         sources::claims(),
         workers::claims(),
         names::claims(),
+        publish::claims(),
         servers::claims(),
         whole::claims(),
         soak::sample(),

@@ -8,7 +8,7 @@ mod folder;
 mod inventory;
 mod members;
 mod native;
-mod remarks;
+pub(crate) mod remarks;
 mod squashfs_tools;
 mod tarball;
 

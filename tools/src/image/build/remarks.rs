@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Warns of what makes machines of one image share a secret or an identity.
-pub fn warn(inventory: &Inventory, source: &Source, term: &Term) -> Result<()> {
+pub(super) fn warn(inventory: &Inventory, source: &Source, term: &Term) -> Result<()> {
     let keys: Vec<&Path> =
         inventory.entries.keys().map(|path| path.as_path()).filter(|path| is_host_key(path)).collect();
     if !keys.is_empty() {
@@ -42,13 +42,14 @@ pub fn warn(inventory: &Inventory, source: &Source, term: &Term) -> Result<()> {
     Ok(())
 }
 
-fn is_host_key(path: &Path) -> bool {
+/// Whether a path, from the root without a leading slash, is that of a secret SSH host key.
+pub(crate) fn is_host_key(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     path.parent() == Some(Path::new("etc/ssh")) && name.starts_with("ssh_host_") && name.ends_with("_key")
 }
 
 /// Whether a machine-id says who the machine is: an empty one, and systemd's word for one, do not.
-fn is_set(contents: &[u8]) -> bool {
+pub(crate) fn is_set(contents: &[u8]) -> bool {
     !matches!(contents.trim_ascii(), b"" | b"uninitialized")
 }
 

@@ -1,0 +1,60 @@
+//! Words of the command line, read by the code that boots.
+
+use super::verdict::{About, Verdict};
+use rootbeam_init::settings::values::OnFailure;
+use rootbeam_init::settings::{Notice, Settings};
+
+const OPTIONS: About = About::Options;
+
+/// Judges the settings and what was not understood; `shell` tells whether the archive has one.
+pub fn judge(settings: &Settings, notices: &[Notice], shell: bool) -> Vec<Verdict> {
+    let sentence = |notice: &Notice| {
+        let text = notice.to_string();
+        if text.ends_with('?') { text } else { text + "." }
+    };
+    let mut verdicts: Vec<Verdict> = notices.iter().map(|notice| OPTIONS.warning(sentence(notice))).collect();
+    if let Err(failure) = settings.proofs() {
+        verdicts.push(OPTIONS.failure(failure.to_string()));
+    }
+    match settings.sources() {
+        Ok(sources) => {
+            let several = sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            verdicts.push(OPTIONS.ok(format!("The image comes from {several}.")));
+        }
+        Err(failure) => verdicts.push(OPTIONS.failure(failure.to_string())),
+    }
+    if settings.on_failure == Some(OnFailure::Shell) && !shell {
+        verdicts.push(OPTIONS.warning(
+            "rootbeam.on-failure=shell is asked for, and the archive has no shell: pack it with `rootbeam pack --shell`.",
+        ));
+    }
+    verdicts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verdict::Level;
+    use super::*;
+
+    fn of(line: &str) -> Vec<(Level, String)> {
+        let (settings, notices) = Settings::parse(b"", line.as_bytes());
+        judge(&settings, &notices, false).into_iter().map(|verdict| (verdict.level, verdict.text)).collect()
+    }
+
+    #[test]
+    fn a_misspelt_proof_boots_nothing() {
+        let found = of("rootbeam.image=http://a/b rootbeam.sha256=12");
+        assert!(found.iter().any(|(level, text)| *level == Level::Failure && text.contains("64 hexadecimal digits")));
+    }
+
+    #[test]
+    fn says_what_init_would_say() {
+        assert_eq!(of("rootbeam.image=http://a/b"), [(Level::Ok, "The image comes from http://a/b.".to_owned())]);
+        let found = of("rootbeam.imgae=http://a/b rootbeam.on-failure=shell");
+        let levels: Vec<Level> = found.iter().map(|(level, _)| *level).collect();
+        assert_eq!(levels, [Level::Warning, Level::Failure, Level::Warning]);
+        assert_eq!(found[0].1, "unknown option rootbeam.imgae=*** is ignored; did you mean rootbeam.image?");
+        assert!(found[1].1.contains("no rootbeam.image= says where the image is"));
+        assert!(found[2].1.contains("the archive has no shell"));
+    }
+}

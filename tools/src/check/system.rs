@@ -1,0 +1,281 @@
+//! What is in the image: does it start, and does it stand in its own way?
+
+use super::verdict::{About, Verdict};
+use crate::image::build::remarks::{is_host_key, is_set};
+use rootbeam_init::settings::Settings;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const SYSTEM: About = About::System;
+/// As path resolution of the kernel has it (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// An entry of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A regular file and its permission bits.
+    File(u16),
+    /// A folder.
+    Folder,
+    /// A symbolic link and its target.
+    Link(String),
+    /// A device, a pipe, a socket.
+    Other,
+}
+
+/// The files of an image, by path from the root without a leading slash.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    /// Every entry.
+    pub entries: BTreeMap<String, Entry>,
+    /// Content of those in [`READ`] that are there.
+    pub texts: BTreeMap<String, Vec<u8>>,
+}
+
+/// Files whose content is judged.
+pub const READ: [&str; 5] =
+    ["etc/machine-id", "var/lib/dbus/machine-id", "etc/nftables.conf", "etc/iptables/rules.v4", "etc/fstab"];
+
+impl Tree {
+    /// The path and the entry that `path` leads to, links followed.
+    pub fn resolve(&self, path: &str) -> Option<(String, &Entry)> {
+        let mut rest: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
+        let mut here: Vec<String> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = rest.pop() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." => {
+                    here.pop();
+                    continue;
+                }
+                _ => here.push(part),
+            }
+            if let Entry::Link(target) = self.entries.get(&here.join("/"))? {
+                links += 1;
+                if links > MAX_LINKS {
+                    return None;
+                }
+                here.pop();
+                if target.starts_with('/') {
+                    here.clear();
+                }
+                rest.extend(target.rsplit('/').map(str::to_owned));
+            }
+        }
+        let path = here.join("/");
+        self.entries.get(&path).map(|entry| (path, entry))
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.entries.contains_key(path)
+    }
+
+    fn text(&self, path: &str) -> String {
+        self.texts.get(path).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default()
+    }
+
+    /// Whether systemd starts the unit at boot.
+    fn is_enabled(&self, unit: &str) -> bool {
+        let wanted = format!(".wants/{unit}");
+        self.entries.keys().any(|path| path.starts_with("etc/systemd/system/") && path.ends_with(&wanted))
+    }
+}
+
+/// Judges a tree; `release` is the kernel that boots, where it is known.
+pub fn judge(tree: &Tree, settings: &Settings, release: Option<&str>) -> Vec<Verdict> {
+    let mut verdicts = vec![init(tree, settings)];
+    verdicts.extend(release.and_then(|release| modules(tree, release)));
+    let before = verdicts.len();
+    verdicts.extend(identity(tree));
+    verdicts.extend(firewall(tree));
+    verdicts.extend(disks(tree));
+    if verdicts.len() == before {
+        verdicts
+            .push(SYSTEM.ok("Nothing in it stands in its own way: no baked identity, no disk, no closed firewall."));
+    }
+    verdicts
+}
+
+fn init(tree: &Tree, settings: &Settings) -> Verdict {
+    let given = settings.init.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let usual = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"].map(str::to_owned);
+    let asked = given.clone().map_or_else(|| usual.to_vec(), |given| vec![given]);
+    let runs = |path: &&String| matches!(tree.resolve(path), Some((_, Entry::File(mode))) if mode & 0o111 != 0);
+    match asked.iter().find(runs) {
+        Some(path) => SYSTEM.ok(format!("The real init is {path}.")),
+        None if given.is_some() => {
+            SYSTEM.failure(format!("init={} is no program in the image: correct it, or leave it away.", asked.join("")))
+        }
+        None => SYSTEM.failure(format!(
+            "The image has no init ({}): build it from a system that has one, or name one with init=.",
+            asked.join(", ")
+        )),
+    }
+}
+
+fn modules(tree: &Tree, release: &str) -> Option<Verdict> {
+    let there = ["lib/modules", "usr/lib/modules"].iter().any(|folder| tree.has(&format!("{folder}/{release}")));
+    (!there).then(|| {
+        SYSTEM.warning(format!(
+            "It has no modules of kernel {release}, so the booted system can load no driver: install that kernel's \
+             modules in the image."
+        ))
+    })
+}
+
+fn identity(tree: &Tree) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    if let Some(key) = tree.entries.keys().find(|path| is_host_key(Path::new(path))) {
+        verdicts.push(SYSTEM.warning(format!(
+            "All machines will share the SSH host key /{key}, and whoever can fetch the image has it: remove the keys and \
+             let the machine make its own."
+        )));
+    }
+    for id in ["etc/machine-id", "var/lib/dbus/machine-id"] {
+        if tree.texts.get(id).is_some_and(|text| is_set(text)) {
+            verdicts.push(SYSTEM.warning(format!("All machines will share the identity in /{id}: empty the file.")));
+        }
+    }
+    for seed in ["var/lib/systemd/random-seed", "var/lib/urandom/random-seed"] {
+        if tree.has(seed) {
+            verdicts.push(SYSTEM.warning(format!("All machines will share the random seed /{seed}: remove it.")));
+        }
+    }
+    verdicts
+}
+
+/// A firewall that is up before the system has asked for anything, and lets no answer in.
+fn firewall(tree: &Tree) -> Vec<Verdict> {
+    let closed = |file: &str, drops: bool, text: &str| {
+        // Answers come in where connections that were opened from here are let through.
+        let answers = text.lines().any(|line| {
+            let line = line.to_ascii_lowercase();
+            !line.trim_start().starts_with('#') && line.contains("established") && line.contains("accept")
+        });
+        (drops && !answers).then(|| {
+            SYSTEM.warning(format!(
+                "The firewall in /{file} is enabled and drops what comes in, answers included, so the machine is cut off: \
+                 accept established connections."
+            ))
+        })
+    };
+    let nft = tree.text("etc/nftables.conf");
+    let nft_drops = nft.split('}').any(|chain| chain.contains("hook input") && chain.contains("policy drop"));
+    let tables = tree.text("etc/iptables/rules.v4");
+    let tables_drop = tables.lines().any(|line| line.starts_with(":INPUT DROP"));
+    let mut verdicts = Vec::new();
+    if tree.is_enabled("nftables.service") {
+        verdicts.extend(closed("etc/nftables.conf", nft_drops, &nft));
+    }
+    if tree.is_enabled("netfilter-persistent.service") || tree.is_enabled("iptables.service") {
+        verdicts.extend(closed("etc/iptables/rules.v4", tables_drop, &tables));
+    }
+    verdicts
+}
+
+/// Disks that the machine does not have: systemd waits 90 s for each that is not `nofail` (systemd.mount(5)).
+fn disks(tree: &Tree) -> Vec<Verdict> {
+    let text = tree.text("etc/fstab");
+    let lines = text.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let waits = |fields: &Vec<&str>| match fields.as_slice() {
+        [device, point, _, options @ ..] => {
+            let disk = ["UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/"].iter().any(|d| device.starts_with(d));
+            let options = options.first().copied().unwrap_or_default();
+            disk && *point != "/" && !options.split(',').any(|option| matches!(option, "nofail" | "noauto"))
+        }
+        _ => false,
+    };
+    lines
+        .filter(waits)
+        .map(|fields| {
+            let device: String = fields.first().map(|device| device.chars().take(80).collect()).unwrap_or_default();
+            SYSTEM.warning(format!(
+                "/etc/fstab names the disk {device}, for which a machine without it waits: take the line out, or add nofail."
+            ))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verdict::Level;
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> Tree {
+        let mut tree = Tree::default();
+        for (path, text) in files {
+            for (at, _) in path.match_indices('/') {
+                tree.entries.insert(path[..at].to_owned(), Entry::Folder);
+            }
+            tree.entries.insert((*path).to_owned(), Entry::File(0o755));
+            tree.texts.insert((*path).to_owned(), text.as_bytes().to_vec());
+        }
+        tree
+    }
+
+    fn texts(files: &[(&str, &str)]) -> Vec<String> {
+        let tree = tree(files);
+        judge(&tree, &Settings::default(), None).into_iter().map(|v| format!("{} {}", v.level, v.text)).collect()
+    }
+
+    const INIT: (&str, &str) = ("sbin/init", "");
+
+    #[test]
+    fn a_clean_image_has_nothing_against_itself() {
+        let found = texts(&[INIT, ("etc/machine-id", ""), ("etc/fstab", "# none\nproc /proc proc defaults\n")]);
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|text| text.starts_with("ok ")), "{found:?}");
+    }
+
+    #[test]
+    fn init_is_found_through_links_and_missed_without() {
+        let mut tree = tree(&[("usr/lib/systemd/systemd", "")]);
+        tree.entries.insert("sbin".into(), Entry::Link("usr/sbin".into()));
+        tree.entries.insert("usr".into(), Entry::Folder);
+        tree.entries.insert("usr/lib".into(), Entry::Folder);
+        tree.entries.insert("usr/lib/systemd".into(), Entry::Folder);
+        tree.entries.insert("usr/sbin".into(), Entry::Folder);
+        tree.entries.insert("usr/sbin/init".into(), Entry::Link("../lib/systemd/systemd".into()));
+        assert_eq!(init(&tree, &Settings::default()).text, "The real init is /sbin/init.");
+        let given = Settings { init: Some("/bin/gone".into()), ..Settings::default() };
+        assert_eq!(init(&tree, &given).level, Level::Failure);
+        tree.entries.insert("sbin".into(), Entry::Link("sbin".into()));
+        assert_eq!(init(&tree, &Settings::default()).level, Level::Failure);
+    }
+
+    #[test]
+    fn warns_of_what_makes_clones_of_machines() {
+        let found = texts(&[
+            INIT,
+            ("etc/ssh/ssh_host_rsa_key", ""),
+            ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
+            ("var/lib/systemd/random-seed", "x"),
+        ]);
+        assert_eq!(found.iter().filter(|text| text.starts_with("warning ")).count(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn warns_of_a_firewall_only_where_it_is_enabled_and_closed() {
+        let closed = "table inet filter {\n chain input {\n  type filter hook input priority 0; policy drop;\n }\n}\n";
+        let open = closed.replace("policy drop;", "policy drop; ct state established,related accept");
+        let forward = closed.replace("hook input", "hook forward");
+        let enabled = ("etc/systemd/system/sysinit.target.wants/nftables.service", "");
+        let warned =
+            |files: &[(&str, &str)]| texts(files).iter().any(|text| text.contains("firewall in /etc/nftables.conf is"));
+        assert!(warned(&[INIT, ("etc/nftables.conf", closed), enabled]));
+        assert!(!warned(&[INIT, ("etc/nftables.conf", closed)]));
+        assert!(!warned(&[INIT, ("etc/nftables.conf", &open), enabled]));
+        assert!(!warned(&[INIT, ("etc/nftables.conf", &forward), enabled]));
+        let rules = ("etc/iptables/rules.v4", "*filter\n:INPUT DROP [0:0]\n");
+        let unit = ("etc/systemd/system/multi-user.target.wants/netfilter-persistent.service", "");
+        assert!(texts(&[INIT, rules, unit]).iter().any(|text| text.contains("/etc/iptables/rules.v4 is enabled")));
+    }
+
+    #[test]
+    fn warns_of_disks_that_a_boot_waits_for() {
+        let fstab = "UUID=1 / ext4 defaults 0 1\nUUID=2 /home ext4 defaults 0 2\n/dev/sdb1 /data xfs nofail\n";
+        let found = texts(&[INIT, ("etc/fstab", fstab)]);
+        assert_eq!(found.iter().filter(|text| text.contains("names the disk UUID=2,")).count(), 1, "{found:?}");
+    }
+}

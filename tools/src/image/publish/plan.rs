@@ -1,0 +1,350 @@
+//! What a publication writes and removes, and in what order: facts in, steps out.
+
+use super::super::digest::Digests;
+use rootbeam_init::digest::Sha256;
+use rootbeam_init::manifest::{self, Manifest, is_file_name};
+use rootbeam_init::trust::{self, SUFFIX as SIGNATURE};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The manifest that nodes are pointed at.
+pub const LATEST: &str = "latest.manifest";
+/// Digits of the image's SHA-256 in its published name.
+const DIGITS: usize = 16;
+
+/// What is to be published.
+pub struct New<'a> {
+    /// File name of the image.
+    pub name: &'a str,
+    /// Its digests.
+    pub digests: &'a Digests,
+    /// The manifest beside it.
+    pub manifest: Option<Source>,
+    /// The signature beside that.
+    pub signature: Option<Vec<u8>>,
+}
+
+/// A manifest beside the image.
+pub struct Source {
+    /// Its bytes, which a signature may cover.
+    pub bytes: Vec<u8>,
+    /// What they say.
+    pub manifest: Manifest,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// The version.
+    pub version: Option<u64>,
+    /// How many versions stay beside the latest.
+    pub keep: usize,
+    /// The date of a new manifest, seconds since 1970.
+    pub date: u64,
+    /// The names only, and not the latest.
+    pub stage: bool,
+    /// Whether an unsigned image may follow a signed one.
+    pub unsigned: bool,
+}
+
+/// What lies in the folder.
+#[derive(Clone, Debug, Default)]
+pub struct Folder {
+    /// Every file name.
+    pub names: Vec<String>,
+    /// Contents of manifests, signatures and chunk lists.
+    pub small: BTreeMap<String, Vec<u8>>,
+}
+
+impl Folder {
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|other| other == name)
+    }
+
+    /// The manifest that nodes boot by now.
+    fn latest(&self) -> Result<Option<Manifest>, Refusal> {
+        let parse = |bytes: &Vec<u8>| Manifest::parse(bytes).map_err(Refusal::Latest);
+        self.small.get(LATEST).map(parse).transpose()
+    }
+
+    /// The publications: manifests under the immutable name of their image, the oldest first. Other files are no
+    /// business of ours.
+    fn versions(&self) -> Vec<Manifest> {
+        let own = |(name, bytes): (&String, &Vec<u8>)| {
+            let manifest = Manifest::parse(bytes).ok()?;
+            let names_itself = format!("{}{}", manifest.name, manifest::SUFFIX) == *name;
+            (names_itself && is_immutable(&manifest.name, &manifest.sha256)).then_some(manifest)
+        };
+        let mut versions: Vec<Manifest> = self.small.iter().filter_map(own).collect();
+        versions.sort_by_key(|manifest| manifest.version);
+        versions
+    }
+}
+
+/// One change of the folder. `Display` is the line of a dry run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The image under its immutable name.
+    Image(String),
+    /// A file under a name that belongs to that image.
+    File(String, Vec<u8>),
+    /// A file that takes the place of another under the name of the latest.
+    Swap(String, Vec<u8>),
+    /// A file goes.
+    Remove(String),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(name) | Self::File(name, _) => write!(f, "put {name}"),
+            Self::Swap(name, _) => write!(f, "swap {name}"),
+            Self::Remove(name) => write!(f, "remove {name}"),
+        }
+    }
+}
+
+/// What will be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Whether it is signed.
+    pub signed: bool,
+    /// The changes, in order; none where all is as it should be.
+    pub steps: Vec<Step>,
+}
+
+/// Why nothing is published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "{0} cannot be published under that name: use at most 160 letters, digits and . _ + ~ -, not beginning with a \
+         dot"
+    )]
+    Name(String),
+    #[error("the image is not the one of the manifest beside it: run `rootbeam image manifest` again, or remove it")]
+    Stale,
+    #[error("{LATEST} cannot be counted on from: {0}. Repair or remove it")]
+    Latest(manifest::Refusal),
+    #[error(
+        "version {wanted} does not follow version {latest}, which is published: nodes never go back; take \
+         {} or more",
+        latest.saturating_add(1)
+    )]
+    Version { wanted: u64, latest: u64 },
+    #[error("the published version is the last that there is")]
+    NoVersion,
+    #[error(
+        "the signature covers a manifest that names {name}, and published names are immutable: publish with --stage \
+         and without {name}{}{SIGNATURE}, sign the manifest that it prints, and publish that image",
+        manifest::SUFFIX
+    )]
+    SignedName { name: String },
+    #[error(
+        "the published image is signed and this one is not, so no node with a key would boot it: publish with --stage, \
+         sign the manifest that it prints, and publish that image; or say --unsigned"
+    )]
+    Unsigned,
+    #[error("no boot would accept this manifest: {0}")]
+    Manifest(manifest::Refusal),
+}
+
+/// The name under which an image of that hash is published: `web.squashfs` becomes `web-0123456789abcdef.squashfs`.
+/// A name that is such a one already stays.
+pub fn immutable_name(name: &str, sha256: &Sha256) -> String {
+    if is_immutable(name, sha256) {
+        return name.to_owned();
+    }
+    let (stem, extension) = split(name);
+    format!("{stem}-{}{extension}", digits(sha256))
+}
+
+fn is_immutable(name: &str, sha256: &Sha256) -> bool {
+    split(name).0.strip_suffix(&digits(sha256)).is_some_and(|stem| stem.ends_with('-'))
+}
+
+/// Whether a name looks like a published one, of whatever image.
+pub fn looks_immutable(name: &str) -> bool {
+    let tail = split(name).0.rsplit_once('-').map_or("", |(_, tail)| tail);
+    tail.len() == DIGITS && tail.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn split(name: &str) -> (&str, &str) {
+    match name.rfind('.').filter(|dot| *dot > 0) {
+        Some(dot) => name.split_at(dot),
+        None => (name, ""),
+    }
+}
+
+fn digits(sha256: &Sha256) -> String {
+    sha256.to_string().chars().take(DIGITS).collect()
+}
+
+/// The manifest that is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// What it says.
+    pub manifest: Manifest,
+    /// Its bytes, which a signature covers.
+    pub bytes: Vec<u8>,
+}
+
+/// Chooses the manifest for the publication of `new` in `folder`.
+pub fn choose(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Chosen, Refusal> {
+    let name = immutable_name(new.name, &new.digests.sha256);
+    // Room for the suffixes of what lies beside it, within what a URL and a file name may have.
+    if !is_file_name(&name) || name.len() > 180 {
+        return Err(Refusal::Name(new.name.to_owned()));
+    }
+    if new.manifest.as_ref().is_some_and(|source| source.manifest.sha256 != new.digests.sha256) {
+        return Err(Refusal::Stale);
+    }
+    let latest = folder.latest()?;
+    let (manifest, bytes) = described(new, name, wishes, folder, latest.as_ref())?;
+    Ok(Chosen { manifest, bytes })
+}
+
+/// Plans the publication of `new` in `folder` by the manifest that was chosen for it, and the signature that was `made`
+/// of that where one was.
+pub fn plan(
+    new: &New<'_>,
+    chosen: Chosen,
+    made: Option<Vec<u8>>,
+    wishes: Wishes,
+    folder: &Folder,
+) -> Result<Plan, Refusal> {
+    let Chosen { manifest, bytes } = chosen;
+    let name = &manifest.name;
+    let own = format!("{name}{}", manifest::SUFFIX);
+    let own_signature = format!("{own}{SIGNATURE}");
+    let signature = match &new.signature {
+        _ if made.is_some() => made,
+        Some(signature) if new.manifest.as_ref().is_some_and(|source| source.bytes == bytes) => Some(signature.clone()),
+        Some(_) => return Err(Refusal::SignedName { name: new.name.to_owned() }),
+        // The same manifest, signed where it was published.
+        None if folder.small.get(&own) == Some(&bytes) => folder.small.get(&own_signature).cloned(),
+        None => None,
+    };
+    let latest_signature = format!("{LATEST}{SIGNATURE}");
+    if signature.is_none() && folder.has(&latest_signature) && !wishes.unsigned && !wishes.stage {
+        return Err(Refusal::Unsigned);
+    }
+
+    let mut steps = Vec::new();
+    let mut put = |step: fn(String, Vec<u8>) -> Step, name: &str, bytes: &[u8]| {
+        if folder.small.get(name).map(Vec::as_slice) != Some(bytes) {
+            steps.push(step(name.to_owned(), bytes.to_vec()));
+        }
+    };
+    put(Step::File, &format!("{}{}", manifest.name, manifest::CHUNKS_SUFFIX), &new.digests.chunk_list());
+    if let Some(signature) = &signature {
+        put(Step::File, &own_signature, signature);
+    }
+    put(Step::File, &own, &bytes);
+    if !wishes.stage {
+        let there = folder.small.get(&latest_signature).map(Vec::as_slice).unwrap_or_default();
+        if let Some(signature) = signature.as_ref().filter(|signature| !there.starts_with(signature)) {
+            put(Step::Swap, &latest_signature, &followed(signature, there));
+        }
+        put(Step::Swap, LATEST, &bytes);
+    }
+    if !folder.has(&manifest.name) {
+        steps.insert(0, Step::Image(manifest.name.clone()));
+    }
+    if signature.is_none() {
+        let stale = [&own_signature, &latest_signature];
+        let gone = stale.into_iter().take(if wishes.stage { 1 } else { 2 }).filter(|name| folder.has(name));
+        steps.extend(gone.map(|name| Step::Remove(name.clone())));
+    }
+    if !wishes.stage {
+        steps.extend(outdated(folder, &manifest.name, wishes.keep));
+    }
+    Ok(Plan { manifest, signed: signature.is_some(), steps })
+}
+
+/// The manifest to publish: the one beside the image where it has the published name, that of the folder where it
+/// says the same but for version and date, else a new one.
+fn described(
+    new: &New<'_>,
+    name: String,
+    wishes: Wishes,
+    folder: &Folder,
+    latest: Option<&Manifest>,
+) -> Result<(Manifest, Vec<u8>), Refusal> {
+    let published = latest.map_or(0, |latest| latest.version);
+    let follows = |version: u64, bytes: &[u8]| {
+        let same = folder.small.get(LATEST).map(Vec::as_slice) == Some(bytes);
+        if version > published || latest.is_none() || same || wishes.stage {
+            Ok(())
+        } else {
+            Err(Refusal::Version { wanted: version, latest: published })
+        }
+    };
+    if let Some(source) = &new.manifest
+        && source.manifest.name == name
+        && wishes.version.is_none_or(|version| version == source.manifest.version)
+    {
+        follows(source.manifest.version, &source.bytes)?;
+        return Ok((source.manifest.clone(), source.bytes.clone()));
+    }
+    let source = new.manifest.as_ref().map(|source| &source.manifest);
+    let mut manifest = super::super::manifest::describe(&name, new.digests, None, 0, wishes.date, vec![]);
+    if let Some(source) = source {
+        manifest.kernel.clone_from(&source.kernel);
+        manifest.layers.clone_from(&source.layers);
+        manifest.sources.clone_from(&source.sources);
+        manifest.boot_order.clone_from(&source.boot_order);
+    }
+    if let (Some(latest), None) = (latest, wishes.version) {
+        manifest.version = latest.version;
+        let same = Manifest { date: latest.date, ..manifest.clone() };
+        if same == *latest
+            && let Some(bytes) = folder.small.get(LATEST)
+        {
+            return Ok((same, bytes.clone()));
+        }
+    }
+    let versions = folder.versions();
+    let highest = versions.last().map_or(0, |manifest| manifest.version).max(published);
+    let next = highest.checked_add(1).ok_or(Refusal::NoVersion);
+    manifest.version = match wishes.version {
+        Some(version) => version,
+        None => next?.max(source.map_or(0, |source| source.version)),
+    };
+    let bytes = manifest.render().into_bytes();
+    follows(manifest.version, &bytes)?;
+    Manifest::parse(&bytes).map_err(Refusal::Manifest)?;
+    Ok((manifest, bytes))
+}
+
+/// A signature file with the signatures of the one that it replaces behind its own. It is swapped before the manifest:
+/// so whichever manifest a machine read, and in whatever moment, the signature file that it reads then signs it.
+fn followed(signature: &[u8], earlier: &[u8]) -> Vec<u8> {
+    /// Those of the version before, and of some more; a boot looks at 64.
+    const KEPT: usize = 8;
+    let mut file = signature.trim_ascii_end().to_vec();
+    file.push(b'\n');
+    for signed in trust::signatures(earlier).iter().take(KEPT) {
+        file.extend(signed.text.bytes());
+        file.push(b'\n');
+    }
+    file
+}
+
+/// The files of versions older than the `keep` newest ones beside `latest`. A version's manifest goes last, so that
+/// what is left of a removal that was cut short is found and finished by the next.
+fn outdated(folder: &Folder, latest: &str, keep: usize) -> Vec<Step> {
+    let mut older = folder.versions();
+    older.retain(|manifest| manifest.name != latest);
+    let count = older.len().saturating_sub(keep);
+    let parts = |manifest: &Manifest| {
+        let beside = |suffix: &str| format!("{}{suffix}", manifest.name);
+        let own = beside(manifest::SUFFIX);
+        [beside(""), beside(manifest::CHUNKS_SUFFIX), format!("{own}{SIGNATURE}"), own]
+    };
+    older.iter().take(count).flat_map(parts).filter(|name| folder.has(name)).map(Step::Remove).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+use super::super::super::digest::digest;
+use super::*;
+
+/// A folder that follows the plans made for it.
+#[derive(Default)]
+struct World {
+    folder: Folder,
+}
+
+impl World {
+    fn publish(&mut self, new: &New<'_>, wishes: Wishes) -> Result<Vec<String>, Refusal> {
+        let plan = plan_for(new, wishes, &self.folder)?;
+        for step in &plan.steps {
+            match step.clone() {
+                Step::Image(name) => self.folder.names.push(name),
+                Step::File(name, bytes) | Step::Swap(name, bytes) => {
+                    self.folder.names.retain(|other| *other != name);
+                    self.folder.names.push(name.clone());
+                    self.folder.small.insert(name, bytes);
+                }
+                Step::Remove(name) => {
+                    self.folder.names.retain(|other| *other != name);
+                    self.folder.small.remove(&name);
+                }
+            }
+        }
+        Ok(plan.steps.iter().map(ToString::to_string).collect())
+    }
+
+    /// A staged image whose manifest was signed where it lies.
+    fn signed<'a>(&mut self, digests: &'a Digests, signature: &str) -> New<'a> {
+        let name = immutable_name("web.squashfs", &digests.sha256);
+        let own = format!("{name}.manifest");
+        let bytes = self.folder.small.get(&own).unwrap().clone();
+        let signature = signature.as_bytes().to_vec();
+        self.folder.names.push(format!("{own}.minisig"));
+        self.folder.small.insert(format!("{own}.minisig"), signature.clone());
+        let source = Source { manifest: Manifest::parse(&bytes).unwrap(), bytes };
+        New { name: name.leak(), digests, manifest: Some(source), signature: Some(signature) }
+    }
+
+    fn latest(&self) -> Manifest {
+        self.folder.latest().unwrap().unwrap()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.folder.names.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+fn plan_for(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Plan, Refusal> {
+    plan(new, choose(new, wishes, folder)?, None, wishes, folder)
+}
+
+fn digests(text: &str) -> Digests {
+    digest(text.as_bytes(), manifest::CHUNK_SIZE, |_| ()).unwrap()
+}
+
+fn plain<'a>(name: &'a str, digests: &'a Digests) -> New<'a> {
+    New { name, digests, manifest: None, signature: None }
+}
+
+/// What reads as a signature; nobody verifies it here.
+fn signature(of: &str) -> String {
+    format!(
+        "untrusted comment: signature from minisign secret key\n\
+         RUQ/EDVLQA4LTuSXYLUOE55uPn56+Fr3JZO6MGj3HCwP+7l7MiVQjg9mFd/FYBvUtsNvgOjDQjnvHtxGSf42YIfQpvtBae2KAw8=\n\
+         trusted comment: {of}\n\
+         DpNcKSdiMgSxfj5MM9pBdFZwnSl297pKvk/24DJHbn/jLCt59O0td0zUhNl8n3AOFky7EeszbtrdM1+m0L6SAA==\n"
+    )
+}
+
+const WISHES: Wishes = Wishes { version: None, keep: 1, date: 7, stage: false, unsigned: false };
+
+/// The image `a`, `b` or `c` under its published name.
+fn named(text: &str) -> String {
+    immutable_name("web.squashfs", &digests(text).sha256)
+}
+
+#[test]
+fn names_hold_the_hash_and_stay_what_they_are() {
+    let hash = digests("a").sha256;
+    let name = immutable_name("web.squashfs", &hash);
+    assert_eq!(name, "web-ca978112ca1bbdca.squashfs");
+    assert_eq!(immutable_name(&name, &hash), name);
+    assert_eq!(immutable_name("image", &hash), "image-ca978112ca1bbdca");
+    assert!(looks_immutable(&name) && !looks_immutable("web-amd64.squashfs") && !looks_immutable("web"));
+    let other = digests("b").sha256;
+    assert_eq!(immutable_name(&name, &other), "web-ca978112ca1bbdca-3e23e8160039594a.squashfs");
+}
+
+#[test]
+fn the_latest_is_swapped_when_all_else_is_there() {
+    let (mut world, a, b) = (World::default(), digests("a"), digests("b"));
+    let name = named("a");
+    let first = world.publish(&plain("web.squashfs", &a), WISHES).unwrap();
+    let expected = [
+        format!("put {name}"),
+        format!("put {name}.chunks"),
+        format!("put {name}.manifest"),
+        "swap latest.manifest".to_owned(),
+    ];
+    assert_eq!(first, expected);
+    assert_eq!((world.latest().name, world.latest().version), (name, 1));
+    // The same again changes nothing, another date or not.
+    let again = Wishes { date: 9, ..WISHES };
+    assert_eq!(world.publish(&plain("web.squashfs", &a), again), Ok(vec![]));
+    world.publish(&plain("web.squashfs", &b), WISHES).unwrap();
+    assert_eq!((world.latest().name, world.latest().version), (named("b"), 2));
+}
+
+#[test]
+fn older_versions_go_and_the_latest_and_strangers_never() {
+    let mut world = World::default();
+    for stranger in ["notes.txt", "web.squashfs.manifest", "web-0000000000000000.squashfs"] {
+        world.folder.names.push(stranger.into());
+        world.folder.small.insert(stranger.into(), b"{}".to_vec());
+    }
+    for text in ["a", "b", "c"] {
+        world.publish(&plain("web.squashfs", &digests(text)), WISHES).unwrap();
+    }
+    let of = |text: &str| ["", ".chunks", ".manifest"].map(|suffix| format!("{}{suffix}", named(text)));
+    let mut expected: Vec<String> = of("b").into_iter().chain(of("c")).collect();
+    expected.extend(
+        ["latest.manifest", "notes.txt", "web-0000000000000000.squashfs", "web.squashfs.manifest"].map(String::from),
+    );
+    expected.sort();
+    assert_eq!(world.names(), expected);
+    // An older image again: it becomes the latest by a version of its own, and the one before it stays.
+    let back = world.publish(&plain("web.squashfs", &digests("b")), WISHES).unwrap();
+    assert_eq!(back, [format!("put {}.manifest", named("b")), "swap latest.manifest".to_owned()]);
+    assert_eq!((world.latest().name, world.latest().version), (named("b"), 4));
+    // None is kept but what the latest names.
+    let c = of("c");
+    let last = world.publish(&plain("web.squashfs", &digests("b")), Wishes { keep: 0, ..WISHES }).unwrap();
+    assert_eq!(last, c.map(|name| format!("remove {name}")));
+}
+
+#[test]
+fn versions_only_rise() {
+    let (mut world, a, b) = (World::default(), digests("a"), digests("b"));
+    let version = |version| Wishes { version: Some(version), ..WISHES };
+    world.publish(&plain("web.squashfs", &a), version(40)).unwrap();
+    for wanted in [0, 39, 40] {
+        let refused = world.publish(&plain("web.squashfs", &b), version(wanted));
+        assert_eq!(refused, Err(Refusal::Version { wanted, latest: 40 }));
+    }
+    world.publish(&plain("web.squashfs", &b), WISHES).unwrap();
+    assert_eq!(world.latest().version, 41);
+    world.publish(&plain("web.squashfs", &a), version(u64::MAX)).unwrap();
+    assert_eq!(world.publish(&plain("web.squashfs", &b), WISHES), Err(Refusal::NoVersion));
+}
+
+#[test]
+fn what_the_manifest_beside_the_image_says_is_published_too() {
+    let (mut world, a) = (World::default(), digests("a"));
+    let describe = super::super::super::manifest::describe;
+    let manifest = describe("web.squashfs", &a, Some("6.1".into()), 12, 3, vec!["http://a/".into()]);
+    let source = |manifest: Manifest| Source { bytes: manifest.render().into_bytes(), manifest };
+    let new = New { manifest: Some(source(manifest.clone())), ..plain("web.squashfs", &a) };
+    world.publish(&new, WISHES).unwrap();
+    assert_eq!(world.latest(), Manifest { name: named("a"), date: 7, ..manifest.clone() });
+    let b = digests("b");
+    let stale = New { manifest: Some(source(manifest)), ..plain("web.squashfs", &b) };
+    assert_eq!(world.publish(&stale, WISHES), Err(Refusal::Stale));
+}
+
+#[test]
+fn a_signed_image_is_staged_then_signed_then_published() {
+    let (mut world, a, b) = (World::default(), digests("a"), digests("b"));
+    let name = named("a");
+    let stage = Wishes { stage: true, ..WISHES };
+    let staged = world.publish(&plain("web.squashfs", &a), stage).unwrap();
+    assert_eq!(staged, ["", ".chunks", ".manifest"].map(|suffix| format!("put {name}{suffix}")));
+    // Somebody signs; the published image is its own source now.
+    let new = world.signed(&a, &signature("a"));
+    let expected = ["swap latest.manifest.minisig", "swap latest.manifest"];
+    assert_eq!(world.publish(&new, WISHES).unwrap(), expected);
+    assert_eq!(world.folder.small.get("latest.manifest.minisig"), new.signature.as_ref());
+    // A publication that was cut short between the two is finished by doing it again.
+    world.folder.small.remove("latest.manifest");
+    assert_eq!(world.publish(&new, WISHES).unwrap(), expected[1..]);
+    assert_eq!(world.publish(&plain("web.squashfs", &a), WISHES), Ok(vec![]));
+
+    assert_eq!(world.publish(&plain("web.squashfs", &b), WISHES), Err(Refusal::Unsigned));
+    let loose = world.publish(&plain("web.squashfs", &b), Wishes { unsigned: true, ..WISHES }).unwrap();
+    assert_eq!(loose[3..], ["swap latest.manifest", "remove latest.manifest.minisig"]);
+}
+
+#[test]
+fn the_signature_file_signs_the_manifest_before_and_the_new_one() {
+    let (mut world, stage) = (World::default(), Wishes { stage: true, ..WISHES });
+    let mut file = String::new();
+    for text in ["a", "b", "c", "a"] {
+        let digests = digests(text);
+        world.publish(&plain("web.squashfs", &digests), stage).unwrap();
+        let new = world.signed(&digests, &signature(text));
+        let steps = world.publish(&new, WISHES).unwrap();
+        assert_eq!(steps[..2], ["swap latest.manifest.minisig", "swap latest.manifest"]);
+        file = signature(text) + &file;
+        let found = world.folder.small.get("latest.manifest.minisig").unwrap();
+        assert_eq!(String::from_utf8_lossy(found), file);
+    }
+    let many = signature("old").repeat(50);
+    assert_eq!(followed(b"new", many.as_bytes()), format!("new\n{}", signature("old").repeat(8)).as_bytes());
+    assert_eq!(followed(b"new\n", b"\xff"), b"new\n");
+}
+
+#[test]
+fn a_signature_of_a_manifest_with_a_mutable_name_is_refused() {
+    let a = digests("a");
+    let manifest = super::super::super::manifest::describe("web.squashfs", &a, None, 1, 3, vec![]);
+    let source = Source { bytes: manifest.render().into_bytes(), manifest };
+    let new = New { manifest: Some(source), signature: Some(b"x".to_vec()), ..plain("web.squashfs", &a) };
+    let refused = World::default().publish(&new, WISHES);
+    assert_eq!(refused, Err(Refusal::SignedName { name: "web.squashfs".into() }));
+}
+
+#[test]
+fn refuses_names_that_no_url_has_and_a_latest_that_it_cannot_read() {
+    let a = digests("a");
+    for bad in ["a b", ".hidden", "ä.squashfs", &"x".repeat(170)] {
+        assert_eq!(plan_for(&plain(bad, &a), WISHES, &Folder::default()), Err(Refusal::Name(bad.to_owned())));
+    }
+    let mut folder = Folder::default();
+    folder.small.insert(LATEST.into(), b"<html>".to_vec());
+    assert!(matches!(plan_for(&plain("web", &a), WISHES, &folder), Err(Refusal::Latest(_))));
+    let empty = digests("");
+    let refused = plan_for(&plain("web", &empty), WISHES, &Folder::default());
+    assert_eq!(refused, Err(Refusal::Manifest(manifest::Refusal::Empty)));
+}
