@@ -246,7 +246,7 @@ pub fn fetch_text(cause: &FetchCause) -> String {
         FetchCause::Status { status, .. } => return format!("the server answered {}", status_text(*status)),
         FetchCause::Redirect => "the server redirects in circles, or from https to http",
         FetchCause::Short => "the body ended early",
-        FetchCause::Protocol => "the server's answer contradicts the request",
+        FetchCause::Protocol => "the server's answer contradicts itself or the request",
         FetchCause::WrongBytes => "it sent bytes with the wrong SHA-256",
         FetchCause::WorkerDied => "the fetch worker died",
     };

@@ -216,6 +216,7 @@ impl Worker {
         for lane in &mut self.lanes {
             lane.ring.restart();
             lane.ending = None;
+            lane.document.clear();
         }
     }
 
@@ -261,7 +262,13 @@ impl Worker {
             match engine.intake(job) {
                 Intake::Hold => return,
                 Intake::Skip => lane.ring.skip(bytes),
-                Intake::Document { limit } => lane.collect(bytes, limit),
+                Intake::Document { limit } => {
+                    lane.collect(bytes, limit);
+                    let now = self.now();
+                    if let Some(engine) = &mut self.engine {
+                        engine.count(job, bytes as u64, now);
+                    }
+                }
                 Intake::Chunks { image } => {
                     let length = engine.transfer().map_or(0, Transfer::chunk_size);
                     if !self.hashers.has_room(usize::try_from(length).unwrap_or(usize::MAX)) {
@@ -286,7 +293,11 @@ impl Worker {
                 let document = std::mem::take(&mut lane.document);
                 self.handle(Event::End { job, document });
             }
-            Some(FetchNews::Failed { job, cause, .. }) => self.handle(Event::Failed { job, cause }),
+            Some(FetchNews::Failed { job, cause, .. }) => {
+                // What came of a document is no part of the next try.
+                lane.document.clear();
+                self.handle(Event::Failed { job, cause });
+            }
             _ => {}
         }
     }

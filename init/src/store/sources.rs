@@ -5,6 +5,32 @@ use super::locate::Location;
 use super::retry;
 use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause};
 use crate::settings::source as settings;
+use crate::trust::SignatureFault;
+
+/// How often a source is let off with a contradiction.
+const LET_OFF: u32 = 2;
+/// About how long it is then left alone.
+const LET_OFF_PAUSE: Millis = 1000;
+
+/// What is wrong with an answer that contradicts itself, the request or the answer before; none where a cause is of
+/// another kind, and asking again would give the same.
+fn contradiction(cause: &StoreCause) -> Option<FetchCause> {
+    match cause {
+        StoreCause::Fetch { cause: cause @ (FetchCause::Protocol | FetchCause::Redirect), .. } => Some(cause.clone()),
+        StoreCause::WrongChunk { .. } | StoreCause::WrongHash { .. } | StoreCause::ChunkList { .. } => {
+            Some(FetchCause::WrongBytes)
+        }
+        StoreCause::ManifestMalformed { .. }
+        | StoreCause::ManifestOfAnotherImage { .. }
+        // Manifest and signature were of two versions.
+        | StoreCause::Signature { fault: SignatureFault::Altered { .. }, .. }
+        | StoreCause::Empty { .. }
+        | StoreCause::Truncated { .. }
+        | StoreCause::NotAFilesystem { .. }
+        | StoreCause::Superblock { .. } => Some(FetchCause::Protocol),
+        _ => None,
+    }
+}
 
 /// How many sources of a manifest are used at the most.
 const NAMED: usize = 16;
@@ -33,6 +59,8 @@ pub struct Source {
     /// Why nothing more is asked of it until something changes, and how far it was got with.
     out: Option<(Stage, StoreCause)>,
     failures: u32,
+    /// How often it was let off with a contradiction.
+    let_off: u32,
     ready: Millis,
     /// Whether it said in this round that it does not have what is looked for.
     pub absent: bool,
@@ -52,6 +80,7 @@ impl Source {
             location: Location::new(url),
             out: None,
             failures: 0,
+            let_off: 0,
             ready: 0,
             absent: false,
             whole_only: false,
@@ -160,6 +189,24 @@ impl Sources {
         }
     }
 
+    /// Lets a source off that said what cannot be, since it may be about to be put right: an image that is being
+    /// replaced, a proxy that had a bad moment. Says what to tell of it and when it may be asked again; none where the
+    /// cause is of another kind, or it was let off often enough.
+    pub fn second_chance(
+        &mut self,
+        index: SourceIndex,
+        cause: &StoreCause,
+        now: Millis,
+    ) -> Option<(FetchCause, Millis)> {
+        let told = contradiction(cause)?;
+        let random = self.draw();
+        let source = self.get_mut(index).filter(|source| source.let_off < LET_OFF)?;
+        source.let_off += 1;
+        source.tally.trouble = Some(told.clone());
+        source.ready = source.ready.max(now + LET_OFF_PAUSE / 2 + random % LET_OFF_PAUSE);
+        Some((told, source.ready))
+    }
+
     /// It does not have what this round looks for.
     pub fn set_absent(&mut self, index: SourceIndex) {
         if let Some(source) = self.get_mut(index) {
@@ -192,6 +239,7 @@ impl Sources {
             source.out = None;
             source.absent = false;
             source.failures = 0;
+            source.let_off = 0;
             source.ready = 0;
         }
     }

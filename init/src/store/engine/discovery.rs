@@ -17,9 +17,9 @@ impl Engine {
                 let size = bytes.len() as u64;
                 if size > MAX_BYTES {
                     let bytes = length.unwrap_or(size).max(size);
-                    self.sources.give_up(source, Stage::Discovery, StoreCause::ManifestTooLarge { source, bytes });
+                    self.give_up(source, Stage::Discovery, StoreCause::ManifestTooLarge { source, bytes });
                 } else if let Some(cause) = self.is_not_the_pinned(source, &bytes) {
-                    self.sources.give_up(source, Stage::Discovery, cause);
+                    self.give_up(source, Stage::Discovery, cause);
                 } else if !self.wanted.anchors.demand_signatures() {
                     self.adopt(source, &bytes, Vec::new());
                 } else {
@@ -34,7 +34,7 @@ impl Engine {
                 match self.wanted.anchors.signers(&manifest, &bytes) {
                     Ok(signers) => self.adopt(source, &manifest, signers),
                     Err(fault) => {
-                        self.sources.give_up(source, Stage::Discovery, StoreCause::Signature { source, fault });
+                        self.give_up(source, Stage::Discovery, StoreCause::Signature { source, fault });
                     }
                 }
             }
@@ -53,14 +53,14 @@ impl Engine {
             } else {
                 StoreCause::Fetch { source, cause }
             };
-            self.sources.give_up(source, Stage::Discovery, cause);
+            self.give_up(source, Stage::Discovery, cause);
             return;
         }
         let alone = self.sources.get(source).is_some_and(|source| source.location.names_manifest());
         if absent && !alone {
             self.sources.set_absent(source);
         } else {
-            self.sources.give_up(source, Stage::Discovery, StoreCause::Fetch { source, cause });
+            self.give_up(source, Stage::Discovery, StoreCause::Fetch { source, cause });
         }
     }
 
@@ -90,7 +90,9 @@ impl Engine {
     fn adopt(&mut self, source: SourceIndex, bytes: &[u8], signers: Vec<KeyId>) {
         match self.plan(source, bytes, signers) {
             Ok((plan, manifest)) => self.follow(plan, manifest),
-            Err(cause) => self.sources.give_up(source, Stage::Discovery, cause),
+            Err(cause) => {
+                self.give_up(source, Stage::Discovery, cause);
+            }
         }
     }
 

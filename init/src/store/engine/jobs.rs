@@ -37,6 +37,8 @@ pub struct Job {
     pub whole: bool,
     /// Wrong chunks since the last right one.
     pub wrong_in_a_row: u32,
+    /// How long it may say nothing, or all but nothing.
+    pub patience: Millis,
     /// When it was ordered.
     pub began: Millis,
     /// Bytes of its body so far.
@@ -56,6 +58,7 @@ impl Job {
     /// A job for a span of chunks, or for a document where that is empty.
     pub fn new(number: u32, lane: u8, source: SourceIndex, range: Option<Range>, claim: Span, now: Millis) -> Self {
         Self {
+            patience: Millis::MAX,
             number,
             lane,
             source,
@@ -75,10 +78,20 @@ impl Job {
         }
     }
 
+    /// The same with a bound on its silence.
+    pub fn patient(self, patience: Millis) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Bytes a second so far, at least 1.
     pub fn rate(&self, now: Millis) -> u64 {
         let took = now.saturating_sub(self.began).max(1);
         (self.bytes.saturating_mul(1000) / took).max(1)
+    }
+
+    /// When it is to be looked whether it brought enough: a byte a millisecond.
+    pub fn due(&self) -> Millis {
+        self.stretch.0.saturating_add(self.patience)
     }
 
     /// A chunk of it is being judged: what follows is still to come.

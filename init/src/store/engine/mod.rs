@@ -270,6 +270,7 @@ pub struct Engine {
     numbers: u32,
     climb: Climb,
     failed: bool,
+    now: Millis,
     wake: Option<Millis>,
     tally: Tally,
     told: (Millis, Tally),
@@ -293,6 +294,7 @@ impl Engine {
             numbers: 0,
             climb: Climb::default(),
             failed: false,
+            now: 0,
             wake: None,
             tally: Tally::default(),
             told: (0, Tally::default()),
@@ -312,9 +314,10 @@ impl Engine {
 
     /// When a `Timer` event is due at the latest.
     pub fn deadline(&self) -> Option<Millis> {
+        let due = self.jobs.live().filter(|job| self.is_watched(job)).map(Job::due).min();
         let stuck = self.jobs.all().filter(|job| self.is_watched(job)).map(|job| self.stuck_at(job)).min();
         let untold = (self.tally != self.told.1 && self.tally.total > 0).then(|| self.told.0.saturating_add(PROGRESS));
-        [self.wake, stuck, untold].into_iter().flatten().min()
+        [self.wake, due, stuck, untold].into_iter().flatten().min()
     }
 
     /// What to do with the bytes of a job.
@@ -388,6 +391,7 @@ impl Engine {
 
     /// Takes one event up; the actions that follow are in [`Self::next_action`].
     pub fn handle(&mut self, event: Event, now: Millis) {
+        self.now = now;
         match event {
             Event::Fetcher => {
                 self.lose_jobs(now);
@@ -505,13 +509,8 @@ impl Engine {
         self.intake(job.number) != Intake::Hold
     }
 
-    /// How long a connection may be silent.
-    fn stall(&self) -> Millis {
-        Millis::from(self.wanted.stall_seconds.max(1)).saturating_mul(1000)
-    }
-
     fn stuck_at(&self, job: &Job) -> Millis {
-        job.heard.saturating_add(self.stall()).saturating_add(STUCK_MARGIN)
+        job.heard.saturating_add(job.patience).saturating_add(STUCK_MARGIN)
     }
 
     /// A worker that says nothing is let go; a connection that all but says nothing is given up.
@@ -524,10 +523,9 @@ impl Engine {
             }
             return;
         }
-        let stall = self.stall();
-        let due = |job: &&Job| now.saturating_sub(job.stretch.0) >= stall && self.is_watched(job);
+        let due = |job: &&Job| now >= job.due() && self.is_watched(job);
         for job in self.jobs.live().filter(due).cloned().collect::<Vec<_>>() {
-            if job.bytes - job.stretch.1 < stall {
+            if job.bytes - job.stretch.1 < job.patience {
                 self.cancel(job.number);
                 self.request_failed(&job, FetchCause::Stalled, now);
             } else if let Some(job) = self.jobs.get_mut(job.number) {
@@ -536,11 +534,23 @@ impl Engine {
         }
     }
 
+    /// Nothing more is asked of a source; unless what it said may have been a moment's: then it is asked again a little
+    /// later, which is what this returns.
+    fn give_up(&mut self, source: SourceIndex, stage: Stage, cause: StoreCause) -> bool {
+        let Some((told, until)) = self.sources.second_chance(source, &cause, self.now) else {
+            self.sources.give_up(source, stage, cause);
+            return false;
+        };
+        let pause_ms = u32::try_from(until.saturating_sub(self.now)).unwrap_or(u32::MAX);
+        self.actions.push_back(Action::News(StoreNews::Trouble { source, cause: told, pause_ms }));
+        true
+    }
+
     /// The source of a verified plan turned out wrong: what it vouched for is dropped, the others are asked anew.
     /// Chunks that passed stay for a plan with the same hashes.
     fn blame(&mut self, source: SourceIndex, cause: StoreCause) {
         self.cancel_all();
-        self.sources.give_up(source, Stage::Image, cause);
+        self.give_up(source, Stage::Image, cause);
         self.sources.forget_named(self.wanted.sources.len());
         let phase = std::mem::replace(&mut self.phase, Phase::Discovery(Rung::Manifest));
         if let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, image } = phase {

@@ -175,7 +175,8 @@ impl Engine {
         let others = self.sources.live().any(|(other, about)| other != source && about.readiness().0 <= now);
         let most = if document && others { DOCUMENT_STALL } else { u32::MAX };
         let stall_seconds = self.wanted.stall_seconds.min(most);
-        self.jobs.add(Job::new(job, lane, source, asked.range, claim, now));
+        let patience = Millis::from(stall_seconds.max(1)).saturating_mul(1000);
+        self.jobs.add(Job::new(job, lane, source, asked.range, claim, now).patient(patience));
         self.actions.push_back(Action::Get(Request { job, lane, asked, stall_seconds }));
     }
 
@@ -287,7 +288,7 @@ impl Engine {
         let Some(source) = self.jobs.get(number).map(|job| job.source) else { return };
         self.cancel(number);
         self.tally.failures = self.tally.failures.saturating_add(1);
-        self.sources.give_up(source, stage, cause);
+        self.give_up(source, stage, cause);
     }
 
     /// A job failed, by the worker's word.
@@ -323,8 +324,8 @@ impl Engine {
             for other in self.jobs.live().filter(|job| job.source == source).map(|job| job.number).collect::<Vec<_>>() {
                 self.cancel(other);
             }
-            self.sources.give_up(source, stage, StoreCause::Fetch { source, cause: cause.clone() });
-            if self.sources.live().next().is_some() {
+            let again = self.give_up(source, stage, StoreCause::Fetch { source, cause: cause.clone() });
+            if !again && self.sources.live().next().is_some() {
                 self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms: 0 }));
             }
         }

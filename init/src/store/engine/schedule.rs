@@ -179,10 +179,12 @@ impl Engine {
         transfer.gap(0, most, &taken)
     }
 
-    /// Whether nobody better than `source` is there for a chunk that came wrong before.
+    /// Whether nobody better than `source` is there for a chunk that came wrong before; one that does not answer is
+    /// nobody.
     fn may_ask(&self, transfer: &Transfer, chunk: u64, source: SourceIndex) -> bool {
         let rank = |index| transfer.rank(chunk, index);
-        let best = self.sources.live().filter_map(|(index, _)| rank(index)).min();
+        let there = self.sources.live().filter(|(index, other)| *index == source || !other.readiness().1);
+        let best = there.filter_map(|(index, _)| rank(index)).min();
         rank(source).is_some_and(|own| Some(own) == best)
     }
 

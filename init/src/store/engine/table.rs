@@ -191,6 +191,7 @@ fn every_state_answers_every_event_as_the_table_says() {
             // What is to be tried again is tried again, at the latest when the longest pause is over.
             let paused = run.engine.jobs.live().next().is_none() && run.engine.wake.is_some();
             if paused && run.engine.link == Link::Ready {
+                run.confirm();
                 run.now += 400_000;
                 let later = run.on(Event::Timer);
                 assert!(later.iter().any(|action| matches!(action, Action::Get(_))), "{state}, {name}: {later:?}");

@@ -81,6 +81,15 @@ impl Run {
         actions
     }
 
+    /// The worker confirms what was given up.
+    pub fn confirm(&mut self) {
+        for job in self.engine.jobs.all().map(|job| job.number).collect::<Vec<_>>() {
+            if self.engine.jobs.get(job).is_none() {
+                self.engine.handle(Event::End { job, document: vec![] }, self.now);
+            }
+        }
+    }
+
     pub fn failed(&mut self, cause: FetchCause) -> Vec<Action> {
         let job = self.job();
         self.on(Event::Failed { job, cause })
@@ -216,14 +225,7 @@ fn passing_causes_pause_and_definite_ones_fail() {
         let again = run.engine.jobs.live().count();
         assert_eq!(again, 1, "{passing:?}: {actions:?}");
     }
-    for definite in [
-        FetchCause::NameUnknown,
-        FetchCause::Tls(TlsFault::Issuer),
-        FetchCause::Redirect,
-        FetchCause::Protocol,
-        status(404),
-        status(401),
-    ] {
+    for definite in [FetchCause::NameUnknown, FetchCause::Tls(TlsFault::Issuer), status(404), status(401)] {
         let mut run = Run::at_image(&["http://a/web.img"]);
         let failed = StoreNews::Failed(StoreCause::Fetch { source: 0, cause: definite.clone() });
         assert_eq!(news(&run.failed(definite)), [failed]);
@@ -299,8 +301,26 @@ fn an_answer_for_a_part_that_was_not_asked_for_is_refused() {
     let job = run.job();
     let actions = run.on(Event::Head { job, head });
     assert_eq!(actions[0], Action::Cancel { lane: 0, job });
-    let cause = StoreCause::Fetch { source: 0, cause: FetchCause::Protocol };
-    assert_eq!(news(&actions), [StoreNews::Failed(cause)]);
+    let trouble = news(&actions);
+    assert!(matches!(trouble[..], [StoreNews::Trouble { cause: FetchCause::Protocol, .. }]), "{trouble:?}");
+}
+
+#[test]
+fn a_contradiction_is_let_off_twice() {
+    for cause in [FetchCause::Redirect, FetchCause::Protocol] {
+        let mut run = Run::at_image(&["http://a/web.img"]);
+        for _ in 0..2 {
+            let trouble = news(&run.failed(cause.clone()));
+            let [StoreNews::Trouble { source: 0, cause: told, pause_ms }] = trouble.as_slice() else {
+                panic!("{trouble:?}")
+            };
+            assert_eq!(*told, cause);
+            run.now += Millis::from(*pause_ms);
+            assert_eq!(urls(&run.on(Event::Timer)), ["http://a/web.img"]);
+        }
+        let failed = StoreNews::Failed(StoreCause::Fetch { source: 0, cause: cause.clone() });
+        assert_eq!(news(&run.failed(cause)), [failed]);
+    }
 }
 
 #[test]

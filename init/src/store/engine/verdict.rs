@@ -169,6 +169,7 @@ impl Engine {
 
     /// What was kept of a chunk is written: goes on where that completed the file.
     pub fn written(&mut self, now: Millis) {
+        self.now = now;
         match &self.phase {
             Phase::List { list, .. } if list.is_complete() => {
                 self.release_jobs();
