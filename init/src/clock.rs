@@ -50,6 +50,18 @@ pub fn raise_to_build() -> Option<String> {
     raise(build_time()?, "the build of this initramfs")
 }
 
+/// Raises the clock to what a time server says, where that can be true. Returns a line for the log where it did or
+/// could not.
+pub fn raise_to_server(seconds: u64) -> Option<String> {
+    is_plausible(seconds, build_time().unwrap_or(0)).then(|| raise(seconds, "the time server"))?
+}
+
+/// Raises the clock to when a manifest was signed by a packed key: it cannot be earlier. Returns a line for the log
+/// where it did or could not.
+pub fn raise_to_manifest(seconds: u64) -> Option<String> {
+    is_plausible(seconds, build_time().unwrap_or(0)).then(|| raise(seconds, "the signed manifest"))?
+}
+
 /// Raises the clock to the machine's clock chip, where that is ahead: the kernel sets the clock by itself only from
 /// chips whose driver is built in. Returns a line for the log where it did or could not.
 pub fn raise_to_chip() -> Option<String> {

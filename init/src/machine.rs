@@ -215,6 +215,9 @@ impl Machine {
     /// Keeps what is known of the image.
     pub fn take_image(&mut self, received: &Received) {
         let facts = &received.facts;
+        if let Some(line) = facts.date.and_then(clock::raise_to_manifest) {
+            log::info!("{line}");
+        }
         self.report.verification = report::verification(facts, self.settings.manifest);
         match facts.trust {
             Trust::Unverified => self.warn(self.report.verification.clone()),

@@ -2,6 +2,7 @@
 
 use crate::admission::{self, Admitted, Memory};
 use crate::causes;
+use crate::clock;
 use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::messages::{
@@ -87,6 +88,11 @@ impl Download {
                     let fresh = self.last.as_ref() != Some(&trouble);
                     log::warn!("{}", causes::trouble(&trouble, &settings.image, pause_ms, fresh));
                     self.last = Some(trouble);
+                }
+                Some(News::Store(StoreNews::Time { seconds })) => {
+                    if let Some(line) = clock::raise_to_server(seconds) {
+                        log::info!("{line}");
+                    }
                 }
                 Some(News::Store(StoreNews::Source { source, tally })) => {
                     self.sources.insert(source, tally);

@@ -247,6 +247,7 @@ mod tests {
             signers: signers.iter().copied().map(KeyId).collect(),
             manifest: None,
             version: None,
+            date: None,
         }
     }
 

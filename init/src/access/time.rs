@@ -1,5 +1,5 @@
 //! The time that certificates are judged by: the wall clock, never before the build, and set right by a time server
-//! where there is one and a certificate fails for time. What a server says counts in this process only.
+//! where there is one and a certificate fails for time. PID 1 is told, which may raise the wall clock.
 
 use super::sntp;
 use crate::clock::{Utc, is_plausible};
@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long one server may take to answer.
@@ -28,12 +28,14 @@ pub struct Clock {
     built: u64,
     /// Seconds that the wall clock is behind.
     behind: AtomicI64,
+    /// Whether it was set, and PID 1 does not know.
+    news: AtomicBool,
 }
 
 impl Clock {
     /// The wall clock, but never before `built`, in seconds since 1970.
     pub fn new(built: u64) -> Self {
-        Self { built, behind: AtomicI64::new(0) }
+        Self { built, behind: AtomicI64::new(0), news: AtomicBool::new(false) }
     }
 
     /// Seconds since 1970.
@@ -45,6 +47,12 @@ impl Clock {
     fn set(&self, seconds: u64) {
         let behind = i64::try_from(i128::from(seconds) - i128::from(machine::wall_clock())).unwrap_or(0);
         self.behind.store(behind, Ordering::Relaxed);
+        self.news.store(true, Ordering::Relaxed);
+    }
+
+    /// The time, in seconds since 1970, where it was set since this was last asked.
+    pub fn told(&self) -> Option<u64> {
+        self.news.swap(false, Ordering::Relaxed).then(|| self.now())
     }
 }
 

@@ -98,6 +98,11 @@ impl Client {
         }
     }
 
+    /// What a time server said, once.
+    pub fn time_told(&self) -> Option<u64> {
+        self.shared.clock.told()
+    }
+
     /// Goes where the servers send, up to ten times. Done here, since only the redirects decide which servers may see
     /// this machine's credentials.
     fn follow(&self, job: &Job) -> Result<Response, FetchCause> {

@@ -82,7 +82,11 @@ impl Server {
             Room::Cancelled => return Ok(Ok(())),
             Room::Closed => return Err(Stop::Closed),
         }
-        let mut response = match client.get(job) {
+        let answer = client.get(job);
+        if let Some(seconds) = client.time_told() {
+            send(&self.channel, &FetchNews::Time { seconds })?;
+        }
+        let mut response = match answer {
             Ok(response) => response,
             Err(cause) => return Ok(Err(cause)),
         };

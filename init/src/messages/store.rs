@@ -103,6 +103,8 @@ pub struct ImageFacts {
     pub manifest: Option<Sha256>,
     /// The manifest's version.
     pub version: Option<u64>,
+    /// When the manifest was made, in seconds since 1970, where a packed key has signed it.
+    pub date: Option<u64>,
 }
 
 /// Counts of a fetch, for progress and report.
@@ -375,6 +377,11 @@ pub enum StoreNews {
     },
     /// A fetch worker is wanted: none is there, or it is stuck and shall be ended first.
     NeedFetcher,
+    /// A time server said what time it is, in seconds since 1970; nobody vouches for it.
+    Time {
+        /// The time.
+        seconds: u64,
+    },
     /// What a source did; one for each that was asked, before `Done`.
     Source {
         /// The source.
@@ -457,6 +464,11 @@ pub struct Head {
 /// The fetch worker to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchNews {
+    /// A time server was asked, since a certificate failed for time; this is what it says, in seconds since 1970.
+    Time {
+        /// The time.
+        seconds: u64,
+    },
     /// The answer began.
     Head {
         /// The lane.

@@ -148,6 +148,7 @@ mod tests {
             signers: vec![crate::trust::KeyId(8)],
             manifest: Some(crate::digest::Sha256([6; 32])),
             version: Some(9),
+            date: None,
         };
         let cause = FetchCause::Status { status: 503, retry_after: Some(30) };
         let good = [

@@ -74,6 +74,7 @@ struct Worker {
     engine: Option<Engine>,
     fetcher: Option<Fetcher>,
     outbox: VecDeque<StoreNews>,
+    time_told: bool,
     start: Instant,
 }
 
@@ -98,6 +99,7 @@ impl Worker {
             engine: None,
             fetcher: None,
             outbox: VecDeque::new(),
+            time_told: false,
             start: Instant::now(),
         })
     }
@@ -222,10 +224,20 @@ impl Worker {
 
     /// False where the worker broke the rules.
     fn fetched(&mut self, news: FetchNews) -> bool {
-        let (FetchNews::Head { lane, job, .. }
-        | FetchNews::Data { lane, job, .. }
-        | FetchNews::End { lane, job }
-        | FetchNews::Failed { lane, job, .. }) = news;
+        let (lane, job) = match news {
+            FetchNews::Head { lane, job, .. }
+            | FetchNews::Data { lane, job, .. }
+            | FetchNews::End { lane, job }
+            | FetchNews::Failed { lane, job, .. } => (lane, job),
+            // PID 1 decides what to make of it.
+            FetchNews::Time { seconds } => {
+                // Once: a worker in a stranger's hands must not fill the outbox, nor move the clock on and on.
+                if !std::mem::replace(&mut self.time_told, true) {
+                    self.outbox.push_back(StoreNews::Time { seconds });
+                }
+                return true;
+            }
+        };
         let now = self.now();
         if let Some(engine) = &mut self.engine {
             engine.heard(job, now);
@@ -239,6 +251,7 @@ impl Worker {
                     return false;
                 }
             }
+            FetchNews::Time { .. } => {}
             FetchNews::End { .. } | FetchNews::Failed { .. } => {
                 // One job after another: the end of this one cannot be still to come when the next one's is there.
                 if lane.ending.replace(news).is_some() {

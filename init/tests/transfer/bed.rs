@@ -50,6 +50,7 @@ pub struct Bed {
     pub troubles: Vec<(SourceIndex, FetchCause)>,
     pub progress: Vec<Tally>,
     pub tally: Tally,
+    pub times: Vec<u64>,
     pub sources: BTreeMap<SourceIndex, SourceTally>,
 }
 
@@ -73,6 +74,7 @@ impl Bed {
             troubles: Vec::new(),
             progress: Vec::new(),
             tally: Tally::default(),
+            times: Vec::new(),
             sources: BTreeMap::new(),
         }
     }
@@ -117,6 +119,7 @@ impl Bed {
                         StoreNews::Source { source, tally } => {
                             self.sources.insert(*source, tally.clone());
                         }
+                        StoreNews::Time { seconds } => self.times.push(*seconds),
                         StoreNews::Done { tally, .. } => self.tally = *tally,
                         StoreNews::Failed(_) => {}
                     }

@@ -15,6 +15,7 @@ pub fn facts(image: &[u8], trust: Trust, sha256: Option<Sha256>, version: Option
         trust,
         signers: vec![],
         manifest: version.map(|_| Sha256::of(manifest(image).render().as_bytes())),
+        date: None,
         version,
     })
 }

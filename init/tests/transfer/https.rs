@@ -184,6 +184,22 @@ fn a_time_server_is_asked_where_a_certificate_fails_for_time() {
 }
 
 #[test]
+fn pid_1_is_told_once_what_the_time_server_said() {
+    let image = image(CHUNK);
+    let files = published(&image);
+    let config = config("future.pem", &[&TLS12, &TLS13], false);
+    let server = Server::start_tls("127.0.0.1:0", config, move |request| match files.get(&request.path) {
+        Some(bytes) => file(bytes, request),
+        None => Reply::status("404 Not Found"),
+    });
+    let clock = time_server(FROM + 3600);
+    let asking = move || Access { built: 1_700_000_000, time_servers: TimeServers::at(clock), ..trusting() };
+    let mut bed = Bed::with_access(asking);
+    assert_eq!(bed.run(wanted(&[server.url("/web.img")])), checksummed(&image));
+    assert!(matches!(bed.times[..], [time] if (FROM + 3600..FROM + 3660).contains(&time)), "{:?}", bed.times);
+}
+
+#[test]
 fn a_redirect_from_https_to_http_is_not_followed() {
     let image = image(CHUNK);
     let open = Server::of(published(&image));

@@ -585,6 +585,7 @@ impl Engine {
             signers: plan.vouched.signers.clone(),
             manifest: plan.vouched.manifest,
             version: plan.manifest.as_ref().map(|manifest| manifest.version),
+            date: plan.manifest.as_ref().filter(|_| plan.vouched.trust == Trust::Signed).map(|manifest| manifest.date),
         };
         self.phase = Phase::Done;
         for (source, told) in self.sources.all().filter(|(_, source)| source.tally.requests > 0) {

@@ -165,6 +165,7 @@ fn words(actions: &[Action]) -> String {
         Action::News(StoreNews::Size { .. }) => "tell the size".to_owned(),
         Action::News(StoreNews::Source { .. }) => "tell of the source".to_owned(),
         Action::News(StoreNews::Done { .. }) => "DONE".to_owned(),
+        Action::News(StoreNews::Time { .. }) => "tell the time".to_owned(),
         Action::News(StoreNews::Progress(_)) => "progress".to_owned(),
         Action::Receive { .. } => "receive".to_owned(),
         Action::Allocate { .. } => "allocate".to_owned(),
