@@ -93,6 +93,17 @@ pub fn file(package: &str, path: &str) -> Result<PathBuf> {
     Ok(unpacked)
 }
 
+/// A package of Debian 13 unpacked together with all that it depends on, down to the C library: a folder that is a root
+/// of its own, whatever the host's release.
+pub fn system(package: &str) -> Result<PathBuf> {
+    let folder = cache("systems")?.join(package);
+    once(&folder, |half| {
+        fs::create_dir_all(half)?;
+        Apt::of(Suite::Trixie)?.unpack_with_all(package, half)
+    })?;
+    Ok(folder)
+}
+
 /// A static busybox, as Debian 12 has it on every host.
 pub fn busybox() -> Result<PathBuf> {
     let folder = cache("packages")?.join("busybox-static");
@@ -158,11 +169,26 @@ impl Apt {
     fn unpack(&self, packages: &[String], folder: &Path) -> Result<()> {
         let downloads = tempfile::tempdir()?;
         run(self.command("apt-get").arg("download").args(packages).current_dir(downloads.path()))?;
-        for file in fs::read_dir(downloads.path())? {
-            run(Command::new("dpkg").arg("-x").arg(file?.path()).arg(folder))?;
-        }
-        Ok(())
+        extract(downloads.path(), folder)
     }
+
+    /// Downloads a package with its dependencies, none of which counts as installed, and unpacks them into `folder`.
+    fn unpack_with_all(&self, package: &str, folder: &Path) -> Result<()> {
+        let words = ["install", "--download-only", "--no-install-recommends", "--yes", package];
+        run(self.command("apt-get").args(words))?;
+        extract(&self.folder.path().join("cache/archives"), folder)
+    }
+}
+
+/// Unpacks every package that lies in `packages` into `folder`.
+fn extract(packages: &Path, folder: &Path) -> Result<()> {
+    for file in fs::read_dir(packages)? {
+        let file = file?.path();
+        if file.extension().is_some_and(|kind| kind == "deb") {
+            run(Command::new("dpkg").arg("-x").arg(file).arg(folder))?;
+        }
+    }
+    Ok(())
 }
 
 /// The host's Debian mirror: the first source with the suites of a Debian archive.

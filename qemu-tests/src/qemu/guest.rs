@@ -145,6 +145,12 @@ impl Guest {
         self.qmp.execute("system_powerdown", json!({})).map(drop)
     }
 
+    /// Whether within `limit` the probe speaks or the machine ends; a machine that does neither hangs.
+    pub fn stirs(&self, limit: Duration) -> Result<bool> {
+        let line = self.probe.as_ref().context("the probe was met already")?;
+        Ok(poll(&mut [PollFd::new(line, PollFlags::IN)], Some(&limit.try_into()?))? > 0)
+    }
+
     /// Waits for the probe and its first report; `None` if the machine ended before.
     pub fn probe(&mut self) -> Result<Option<(Probe, World)>> {
         let line = self.probe.take().context("the probe was met already")?;

@@ -166,7 +166,7 @@ impl Boot {
 
     /// The command that runs it, but for its channels, and its forwarded ports: the guest's and the host's.
     pub(super) fn command(&self) -> Result<(Command, Vec<(u16, u16)>)> {
-        let mut command = Command::new(super::PROGRAM);
+        let mut command = super::Emulator::get()?.command();
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-S", "-machine", "q35"]);
         command.args(["-cpu", "max", "-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
         let kvm = std::env::var("ROOTBEAM_KVM").is_ok_and(|wanted| wanted == "1");

@@ -48,6 +48,7 @@ pub struct Duel {
     ours: (PathBuf, String),
     theirs: (PathBuf, String),
     memory: u32,
+    limit: Duration,
     _server: Nginx,
     _folder: TempDir,
 }
@@ -73,14 +74,15 @@ impl Duel {
             theirs: (archives::baseline(&kernel)?, format!("img={url}")),
             kernel,
             memory,
+            limit: Duration::from_secs(180),
             _server: server,
             _folder: folder,
         })
     }
 
-    /// With other machines.
-    pub fn with_memory(&mut self, memory: u32) {
-        self.memory = memory;
+    /// With other machines, which hang if they have not booted after `limit`.
+    pub fn with_memory(&mut self, memory: u32, limit: Duration) {
+        (self.memory, self.limit) = (memory, limit);
     }
 
     /// Boots by rootbeam; none where it did not reach its real init.
@@ -95,9 +97,12 @@ impl Duel {
 
     fn boot(&self, (archive, words): &(PathBuf, String)) -> Result<Option<Reached>> {
         let boot = qemu::Boot::new(&self.kernel, archive).nic(qemu::Nic::user()).cmdline(words);
-        let mut guest = boot.memory(self.memory).limit(Duration::from_secs(180)).start()?;
+        let mut guest = boot.memory(self.memory).start()?;
         // The baseline's shell after a failure reads this and ends, and the machine with it.
         guest.type_keys("exit\n")?;
+        if !guest.stirs(self.limit)? {
+            return Ok(None);
+        }
         let Some((probe, world)) = guest.probe()? else { return Ok(None) };
         let start = guest.console().arrived(START).context("the kernel does not say when it started /init")?;
         let end = guest.console().arrived(END).context("the kernel does not say when it started /sbin/init")?;

@@ -1,6 +1,7 @@
 //! Alternating runs and their medians.
 
 use anyhow::Result;
+use rootbeam_qemu_tests::qemu::Emulator;
 use serde::Serialize;
 
 /// What the runs of one side gave.
@@ -72,7 +73,8 @@ pub fn conditions() -> String {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let load = load.split(' ').next().unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);
-    format!("{processors} processors ({model}), Linux {kernel}, load {load} at the start")
+    let qemu = Emulator::get().map_or_else(|error| format!("none: {error:#}"), |emulator| emulator.version.clone());
+    format!("{processors} processors ({model}), Linux {kernel}, QEMU {qemu}, load {load} at the start")
 }
 
 #[cfg(test)]
