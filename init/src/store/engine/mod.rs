@@ -14,9 +14,11 @@ mod schedule;
 mod simulation;
 #[cfg(test)]
 mod table;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod watch;
 
 use super::Millis;
 use super::sources::{Sources, Stage};
@@ -24,151 +26,17 @@ use super::superblock::SuperblockFacts;
 use super::transfer::{Hashes, Transfer};
 use crate::digest::Sha256;
 use crate::manifest::{CHUNK_SIZE, Manifest};
-use crate::messages::{FetchCause, Head, ImageFacts, Range, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
+use crate::messages::{ImageFacts, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
 use crate::trust::KeyId;
 use jobs::{Job, Jobs};
 use schedule::Climb;
 use std::collections::VecDeque;
+pub use terms::{Action, Asked, Event, Intake, Request};
 
-/// How much longer than its stall limit a fetch worker may be silent before it counts as stuck.
-const STUCK_MARGIN: Millis = 10_000;
 /// The shortest time between two progress messages.
 const PROGRESS: Millis = 100;
 /// So many bytes of a job tell its speed.
 const MEASURED: u64 = 128 << 10;
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A fetch worker is there.
-    Fetcher,
-    /// The fetch worker is gone, or talks nonsense and was let go.
-    FetcherLost,
-    /// The size that was named may be held.
-    Admitted,
-    /// Go on after a failure.
-    Again,
-    /// An answer began.
-    Head {
-        /// The job.
-        job: u32,
-        /// Its head.
-        head: Head,
-    },
-    /// A job's body is complete and was taken in; for a document, with its bytes.
-    End {
-        /// The job.
-        job: u32,
-        /// The bytes of a document, else none.
-        document: Vec<u8>,
-    },
-    /// A job failed; what came before was taken in.
-    Failed {
-        /// The job.
-        job: u32,
-        /// Why.
-        cause: FetchCause,
-    },
-    /// The whole image was hashed, where that was asked.
-    Hashed(Option<Sha256>),
-    /// What a store that died left was looked at.
-    Recovered,
-    /// The image is sealed.
-    Sealed,
-    /// The kernel refused memory.
-    NoMemory {
-        /// The error number.
-        errno: i32,
-    },
-    /// Time passed.
-    Timer,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Order a request.
-    Get(Request),
-    /// Give a request up.
-    Cancel {
-        /// Its lane.
-        lane: u8,
-        /// Its job.
-        job: u32,
-    },
-    /// The body that comes by a lane begins at this byte of the file.
-    Receive {
-        /// The lane.
-        lane: u8,
-        /// Offset in the file.
-        at: u64,
-    },
-    /// Give the image's file this size, empty of what it held.
-    Allocate {
-        /// True size in bytes.
-        size: u64,
-    },
-    /// Forget the running hash of the whole, and what is being judged: bytes come from the first one again.
-    StartOver,
-    /// Look at what a store that died left ([`Engine::recover`] each chunk), and say `Recovered`.
-    Recover,
-    /// All chunks are there: hash the whole where that is asked, and say `Hashed`.
-    Complete {
-        /// Whether the whole must be hashed.
-        hash: bool,
-    },
-    /// Seal the image and say `Sealed`.
-    Seal,
-    /// Let the fetch worker go.
-    DropFetcher,
-    /// Tell PID 1.
-    News(StoreNews),
-}
-
-/// One request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Its job number.
-    pub job: u32,
-    /// Its lane.
-    pub lane: u8,
-    /// What is asked.
-    pub asked: Asked,
-    /// Seconds of silence after which the connection counts as stalled.
-    pub stall_seconds: u32,
-}
-
-/// What a request asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// The URL.
-    pub url: String,
-    /// The bytes wanted; none is the whole file.
-    pub range: Option<Range>,
-    /// Validator for If-Range.
-    pub if_range: Option<String>,
-    /// The most bytes of a body that are wanted.
-    pub limit: u64,
-}
-
-/// What to do with the body's bytes now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intake {
-    /// They are of no use.
-    Skip,
-    /// They wait in the ring for an answer of PID 1.
-    Hold,
-    /// Collect them, at most so many.
-    Document {
-        /// The bound in bytes.
-        limit: usize,
-    },
-    /// Cut them into chunks; each is hashed where there are hashes.
-    Chunks {
-        /// Whether they are the image's, or the chunk list's.
-        image: bool,
-    },
-}
 
 /// What is looked for beside the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -476,62 +344,6 @@ impl Engine {
         };
         self.admission = self.admission.map(|(size, _)| (size, false));
         self.fail(StoreCause::Memory { errno });
-    }
-
-    /// The jobs are lost with their worker.
-    fn lose_jobs(&mut self, now: Millis) {
-        let lost = self.jobs.clear();
-        for job in &lost {
-            self.sources.failed(job.source, &FetchCause::WorkerDied, now);
-            self.tally.failures = self.tally.failures.saturating_add(1);
-        }
-        if let Some(Job { source, .. }) = lost.first() {
-            let (source, cause) = (*source, FetchCause::WorkerDied);
-            self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms: 0 }));
-        }
-    }
-
-    fn cancel(&mut self, job: u32) {
-        if let Some(lane) = self.jobs.get(job).map(|job| job.lane) {
-            self.jobs.give_up(job);
-            self.actions.push_back(Action::Cancel { lane, job });
-        }
-    }
-
-    fn cancel_all(&mut self) {
-        for job in self.jobs.live().map(|job| job.number).collect::<Vec<_>>() {
-            self.cancel(job);
-        }
-    }
-
-    /// Whether the fetch worker owes something of it.
-    fn is_watched(&self, job: &Job) -> bool {
-        self.intake(job.number) != Intake::Hold
-    }
-
-    fn stuck_at(&self, job: &Job) -> Millis {
-        job.heard.saturating_add(job.patience).saturating_add(STUCK_MARGIN)
-    }
-
-    /// A worker that says nothing is let go; a connection that all but says nothing is given up.
-    fn look_after_fetcher(&mut self, now: Millis) {
-        if self.jobs.all().any(|job| self.is_watched(job) && now >= self.stuck_at(job)) {
-            self.actions.push_back(Action::DropFetcher);
-            self.link = Link::None;
-            for job in self.jobs.clear() {
-                self.request_failed(&job, FetchCause::Stalled, now);
-            }
-            return;
-        }
-        let due = |job: &&Job| now >= job.due() && self.is_watched(job);
-        for job in self.jobs.live().filter(due).cloned().collect::<Vec<_>>() {
-            if job.bytes - job.stretch.1 < job.patience {
-                self.cancel(job.number);
-                self.request_failed(&job, FetchCause::Stalled, now);
-            } else if let Some(job) = self.jobs.get_mut(job.number) {
-                job.stretch = (now, job.bytes);
-            }
-        }
     }
 
     /// Nothing more is asked of a source; unless what it said may have been a moment's: then it is asked again a little

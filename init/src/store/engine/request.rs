@@ -196,7 +196,7 @@ impl Engine {
             Phase::Discovery(_) | Phase::Signature { .. } => {}
             Phase::List { list, .. } => {
                 if head.size.is_some_and(|found| found != list.size()) {
-                    return self.refuse(number, Stage::List, StoreCause::ChunkList { source });
+                    return self.belies(number, Stage::List, StoreCause::ChunkList { source });
                 }
             }
             Phase::Opening(_) => return self.opened(number, head),
@@ -205,7 +205,7 @@ impl Engine {
                 if let Some(found) = head.size.filter(|found| *found != said) {
                     let other = StoreCause::ManifestOfAnotherImage { source, said, found };
                     let cause = if found == 0 { StoreCause::Empty { source } } else { other };
-                    return self.refuse(number, Stage::Image, cause);
+                    return self.belies(number, Stage::Image, cause);
                 }
             }
             Phase::Image { image, .. } => {
@@ -281,6 +281,19 @@ impl Engine {
             return self.opened(number, head);
         }
         self.cancel(number);
+    }
+
+    /// The answer is of another file than the manifest's. A source that belies its own manifest has replaced both
+    /// meanwhile, or is about to: it is asked for the manifest again.
+    fn belies(&mut self, number: u32, stage: Stage, cause: StoreCause) {
+        let Some(source) = self.jobs.get(number).map(|job| job.source) else { return };
+        match &self.phase {
+            Phase::List { plan, .. } | Phase::Image { plan, .. } if plan.origin == Some(source) => {
+                self.tally.failures = self.tally.failures.saturating_add(1);
+                self.blame(source, cause);
+            }
+            _ => self.refuse(number, stage, cause),
+        }
     }
 
     /// The answer shows that this source is of no use.

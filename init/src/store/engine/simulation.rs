@@ -5,6 +5,7 @@ use super::super::transfer::Transfer;
 use super::tests::{superblock, wanted};
 use super::*;
 use crate::manifest::{FORMAT, LIST_BLOCK};
+use crate::messages::{FetchCause, Head, Range};
 use std::collections::BTreeMap;
 
 const MIB: u64 = 1 << 20;

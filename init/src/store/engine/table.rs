@@ -5,6 +5,7 @@ use super::tests::trust::one_key;
 use super::tests::{Run, list, manifest, superblock, wanted};
 use super::*;
 use crate::messages::TlsFault;
+use crate::messages::{FetchCause, Head};
 use std::fmt::Write as _;
 
 const SIZE: u64 = 3 * CHUNK_SIZE as u64 + 5;

@@ -2,6 +2,7 @@ use super::*;
 use crate::label::Label;
 use crate::manifest::FORMAT;
 use crate::messages::TlsFault;
+use crate::messages::{FetchCause, Head, Range};
 use crate::trust::Anchors;
 
 pub mod trust;
