@@ -7,6 +7,7 @@ use crate::access::time::Clock;
 use crate::access::verifier;
 use crate::contract::LANES;
 use crate::messages::{FetchCause, TlsFault};
+use crate::sys::machine;
 use crate::sys::names::{self, NameError};
 use reqwest::StatusCode;
 use reqwest::blocking::Response;
@@ -14,9 +15,9 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{IF_RANGE, LOCATION, RANGE};
 use reqwest::redirect::Policy;
 use rustls::ClientConfig;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use url::Url;
 
@@ -79,7 +80,7 @@ impl Clients {
             .connect_timeout(stall.min(CONNECT))
             .pool_max_idle_per_host(LANES)
             .http1_only()
-            .dns_resolver(Arc::new(SystemNames));
+            .dns_resolver(Arc::new(SystemNames::new()));
         if let Some(proxy) = &self.shared.access.proxy {
             builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).ok()?);
         }
@@ -151,16 +152,35 @@ fn redirect(from: &Url, location: &str) -> Option<Url> {
     (allowed && bare).then_some(to)
 }
 
-/// Resolves with the C library and keeps its verdict.
-struct SystemNames;
+/// Resolves with the C library and keeps its verdict. The addresses of a name share the load: each connection begins
+/// at the next one, and each machine somewhere.
+struct SystemNames {
+    turn: AtomicUsize,
+}
+
+impl SystemNames {
+    fn new() -> Self {
+        let mut first = [0];
+        machine::random(&mut first);
+        Self { turn: AtomicUsize::new(first.into_iter().map(usize::from).sum()) }
+    }
+}
+
+/// `addresses`, the first one being that whose turn it is.
+fn from_turn(mut addresses: Vec<IpAddr>, turn: usize) -> Vec<IpAddr> {
+    let first = turn.checked_rem(addresses.len()).unwrap_or(0);
+    addresses.rotate_left(first);
+    addresses
+}
 
 impl Resolve for SystemNames {
     fn resolve(&self, name: Name) -> Resolving {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let host = name.as_str().to_owned();
             // On a thread of its own: the resolver blocks for seconds, and connections go on meanwhile.
             let found = tokio::task::spawn_blocking(move || names::lookup(&host)).await;
-            let addresses = found.unwrap_or(Err(NameError::NoServer))?;
+            let addresses = from_turn(found.unwrap_or(Err(NameError::NoServer))?, turn);
             Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
     }
@@ -169,6 +189,14 @@ impl Resolve for SystemNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_address_of_a_name_has_its_turn() {
+        let addresses: Vec<IpAddr> = (1..4).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let firsts: Vec<_> = (5..9).map(|turn| from_turn(addresses.clone(), turn)[0]).collect();
+        assert_eq!(firsts, [addresses[2], addresses[0], addresses[1], addresses[2]]);
+        assert_eq!(from_turn(Vec::new(), 7), Vec::<IpAddr>::new());
+    }
 
     #[test]
     fn a_redirect_keeps_https_and_shows_no_credentials() {
