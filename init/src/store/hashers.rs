@@ -50,13 +50,13 @@ pub struct Judged {
 #[derive(Debug)]
 pub struct Hashers {
     shared: Arc<Shared>,
-    threads: usize,
     under_way: usize,
     spare: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    threads: usize,
     image: File,
     bell: Bell,
     queues: Mutex<Queues>,
@@ -70,6 +70,10 @@ struct Shared {
 struct Queues {
     waiting: VecDeque<Work>,
     done: VecDeque<Judged>,
+    /// Threads that wait for work: a condition that nobody waits for costs a system call all the same.
+    idle: usize,
+    /// Whether somebody waits for the last result.
+    abandoned: bool,
     closed: bool,
 }
 
@@ -77,7 +81,9 @@ impl Hashers {
     /// Threads for so many processors that write to `image`; on a single processor none, and the caller's own does
     /// the work.
     pub fn start(image: File, processors: usize) -> io::Result<Self> {
+        let threads = if processors < 2 { 0 } else { processors.min(THREADS) };
         let shared = Shared {
+            threads,
             image,
             bell: Bell::new()?,
             queues: Mutex::default(),
@@ -85,13 +91,12 @@ impl Hashers {
             settled: Condvar::new(),
         };
         let shared = Arc::new(shared);
-        let threads = if processors < 2 { 0 } else { processors.min(THREADS) };
         for _ in 0..threads {
             let shared = Arc::clone(&shared);
             // It ends with this value, at the latest with the process.
             std::thread::Builder::new().name("hasher".to_owned()).spawn(move || shared.work())?;
         }
-        Ok(Self { shared, threads, under_way: 0, spare: Vec::new() })
+        Ok(Self { shared, under_way: 0, spare: Vec::new() })
     }
 
     /// Readable when there are results.
@@ -101,7 +106,7 @@ impl Hashers {
 
     /// Whether another chunk of that length may be handed over now.
     pub fn has_room(&self, length: usize) -> bool {
-        let most = (AHEAD / length.max(1)).max(self.threads.max(1) + 1);
+        let most = (AHEAD / length.max(1)).max(self.shared.threads.max(1) + 1);
         self.under_way < most
     }
 
@@ -119,13 +124,16 @@ impl Hashers {
     /// Hands a chunk over.
     pub fn submit(&mut self, work: Work) {
         self.under_way += 1;
-        if self.threads == 0 {
+        if self.shared.threads == 0 {
             let judged = self.shared.judge(work);
             self.shared.lock().done.push_back(judged);
             return;
         }
-        self.shared.lock().waiting.push_back(work);
-        self.shared.more.notify_one();
+        let mut queues = self.shared.lock();
+        queues.waiting.push_back(work);
+        if queues.idle > 0 {
+            self.shared.more.notify_one();
+        }
     }
 
     /// The next result, in whatever order they come.
@@ -148,10 +156,12 @@ impl Hashers {
         let mut queues = self.shared.lock();
         self.under_way -= queues.waiting.len();
         queues.waiting.clear();
+        queues.abandoned = true;
         while queues.done.len() < self.under_way {
             queues = self.shared.settled.wait(queues).unwrap_or_else(PoisonError::into_inner);
         }
         queues.done.clear();
+        queues.abandoned = false;
         drop(queues);
         self.under_way = 0;
         self.shared.bell.hush();
@@ -178,16 +188,22 @@ impl Shared {
                 return;
             }
             let Some(work) = queues.waiting.pop_front() else {
+                queues.idle += 1;
                 queues = self.more.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                queues.idle -= 1;
                 continue;
             };
             drop(queues);
             let judged = self.judge(work);
             queues = self.lock();
             queues.done.push_back(judged);
-            self.settled.notify_one();
-            // Whoever hears it takes all there is; and under load a few at once are less trouble than one by one.
-            if queues.waiting.is_empty() || queues.done.len() >= BATCH {
+            if queues.abandoned {
+                self.settled.notify_one();
+            }
+            // Whoever hears it takes all there is; so the last thread that works tells for the others, unless there
+            // is much to tell.
+            let last = queues.waiting.is_empty() && queues.idle + 1 >= self.threads;
+            if last || queues.done.len() >= BATCH {
                 self.bell.ring();
             }
         }
@@ -197,5 +213,57 @@ impl Shared {
         let right = Sha256::of(&work.bytes) == work.expected;
         let written = if right { self.image.write_all_at(&work.bytes, work.offset) } else { Ok(()) };
         Judged { work, right, written }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::channel::wait;
+    use crate::sys::memory;
+    use std::time::Duration;
+
+    fn work(chunk: u64, right: bool) -> Work {
+        let bytes = vec![chunk as u8 + 1; 4096];
+        let expected = if right { Sha256::of(&bytes) } else { Sha256([0; 32]) };
+        Work { lane: 0, job: 1, chunk, offset: chunk * 4096, expected, bytes }
+    }
+
+    #[test]
+    fn right_chunks_are_written_and_wrong_ones_are_not_on_one_processor_and_on_several() {
+        for processors in [1, 2, 8] {
+            let image = File::from(memory::create("image").unwrap());
+            image.set_len(64 * 4096).unwrap();
+            let mut hashers = Hashers::start(image.try_clone().unwrap(), processors).unwrap();
+            (0..64).for_each(|chunk| hashers.submit(work(chunk, chunk % 3 > 0)));
+            let mut found = Vec::new();
+            while found.len() < 64 {
+                if let Some(Judged { work, right, written }) = hashers.next() {
+                    written.unwrap();
+                    found.push((work.chunk, right));
+                    hashers.give_back(work.bytes);
+                } else {
+                    assert_eq!(wait(&[hashers.bell()], Duration::from_secs(60)).unwrap(), [true], "{found:?}");
+                }
+            }
+            found.sort_unstable();
+            assert_eq!(found, (0..64).map(|chunk| (chunk, chunk % 3 > 0)).collect::<Vec<_>>());
+            let mut held = vec![0; 64 * 4096];
+            image.read_exact_at(&mut held, 0).unwrap();
+            let page = |chunk: usize| if chunk % 3 > 0 { vec![chunk as u8 + 1; 4096] } else { vec![0; 4096] };
+            assert_eq!(held, (0..64).flat_map(page).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_is_abandoned_is_over_and_tells_nothing() {
+        let image = File::from(memory::create("image").unwrap());
+        let mut hashers = Hashers::start(image, 2).unwrap();
+        (0..32).for_each(|chunk| hashers.submit(work(chunk, true)));
+        hashers.abandon();
+        assert!(hashers.next().is_none() && hashers.has_room(4096));
+        hashers.submit(work(0, true));
+        assert_eq!(wait(&[hashers.bell()], Duration::from_secs(60)).unwrap(), [true]);
+        assert!(hashers.next().is_some_and(|judged| judged.right));
     }
 }

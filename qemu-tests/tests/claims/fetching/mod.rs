@@ -5,6 +5,7 @@ mod answers;
 mod changes;
 mod cuts;
 mod lies;
+mod memory;
 mod names;
 mod publish;
 mod schedule;
@@ -42,6 +43,7 @@ pub fn claims() -> Vec<Trial> {
         lies::claims(),
         changes::claims(),
         sources::claims(),
+        memory::claims(),
         workers::claims(),
         names::claims(),
         publish::claims(),
@@ -54,7 +56,7 @@ pub fn claims() -> Vec<Trial> {
 
 /// The same where a claim takes minutes.
 pub fn rows() -> Vec<Trial> {
-    workers::rows()
+    [workers::rows(), memory::rows()].into_iter().flatten().collect()
 }
 
 /// Where the image is on a server.
