@@ -72,6 +72,8 @@ struct Queues {
     done: VecDeque<Judged>,
     /// Threads that wait for work: a condition that nobody waits for costs a system call all the same.
     idle: usize,
+    /// Threads that judge a chunk.
+    working: usize,
     /// Whether somebody waits for the last result.
     abandoned: bool,
     closed: bool,
@@ -193,16 +195,18 @@ impl Shared {
                 queues.idle -= 1;
                 continue;
             };
+            queues.working += 1;
             drop(queues);
             let judged = self.judge(work);
             queues = self.lock();
+            queues.working -= 1;
             queues.done.push_back(judged);
             if queues.abandoned {
                 self.settled.notify_one();
             }
             // Whoever hears it takes all there is; so the last thread that works tells for the others, unless there
             // is much to tell.
-            let last = queues.waiting.is_empty() && queues.idle + 1 >= self.threads;
+            let last = queues.waiting.is_empty() && queues.working == 0;
             if last || queues.done.len() >= BATCH {
                 self.bell.ring();
             }
