@@ -4,6 +4,7 @@
 mod answers;
 mod changes;
 mod cuts;
+mod layers;
 mod lies;
 mod names;
 mod publish;
@@ -39,6 +40,7 @@ pub fn claims() -> Vec<Trial> {
         cuts::claims(),
         silence::claims(),
         answers::claims(),
+        layers::claims(),
         lies::claims(),
         changes::claims(),
         sources::claims(),
