@@ -4,11 +4,11 @@ use crate::crew::Crew;
 use crate::failure::{Failure, Retry, Step};
 use crate::image::Mounted;
 use crate::machine::Machine;
-use crate::receive::Received;
 use crate::sys::worker;
 use crate::{image, network, root};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Boots the machine: returns only where that failed. Called again, it goes on with what is there already.
 pub fn boot(machine: &mut Machine) -> Result<Infallible, Failure> {
@@ -32,11 +32,8 @@ pub fn boot(machine: &mut Machine) -> Result<Infallible, Failure> {
 
 /// Everything up to the root switch: what is there from an attempt before is not made again.
 fn prepare(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
-    let received = match machine.received.clone() {
-        Some(received) => received,
-        None => fetch(machine, crew)?,
-    };
-    assemble(machine, crew, &received).map_err(|failure| Failure { retry: Retry::Never, ..failure })
+    fetch(machine, crew)?;
+    assemble(machine, crew).map_err(|failure| Failure { retry: Retry::Never, ..failure })
 }
 
 /// Drivers and workers.
@@ -49,8 +46,8 @@ fn start(machine: &mut Machine) -> Result<Crew, Failure> {
     Ok(crew)
 }
 
-/// An address, then every byte of the image, verified.
-fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<Received, Failure> {
+/// An address, then every byte of the image and of its layers, verified.
+fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
     if machine.lease.is_none() {
         let step = machine.begin(Step::Network);
         crew.order_network(network::order(&machine.settings))?;
@@ -62,28 +59,35 @@ fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<Received, Failure> {
         machine.end(step, network::describe(&lease), 0);
         machine.take_lease(lease);
     }
-    let step = machine.begin(Step::Image);
-    let wanted = machine.wanted()?;
-    let received = machine.download.run(crew, &mut machine.modules, &machine.settings, &wanted)?;
-    machine.end(step, format!("{} bytes from {}", received.facts.size, machine.sources()), received.tally.fetched);
-    machine.take_image(&received);
-    machine.received = Some(received.clone());
-    Ok(received)
+    machine.fill_sources()?;
+    // Each attempt has its own time: a person may have spent an hour in the shell between two.
+    let deadline = machine.settings.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    while let Some(order) = machine.stack.next(&machine.settings)? {
+        let step = machine.begin(Step::Image);
+        let asked = (&order, &machine.wanted(&order)?);
+        let received = machine.stack.run(crew, &mut machine.modules, &machine.settings, asked, deadline)?;
+        let fetched = received.as_ref().map_or(0, |received| received.tally.fetched);
+        machine.end(step, order.outcome(received.as_ref()), fetched);
+        machine.take_image(&order, received.as_ref());
+    }
+    Ok(())
 }
 
-/// From the verified image to a root that is fit to be entered.
-fn assemble(machine: &mut Machine, crew: &Crew, received: &Received) -> Result<(Mounted, PathBuf), Failure> {
+/// From the verified images to a root that is fit to be entered.
+fn assemble(machine: &mut Machine, crew: &Crew) -> Result<(Mounted, PathBuf), Failure> {
     let step = machine.begin(Step::Mount);
+    let images = machine.stack.images(crew);
+    let size = images.iter().map(|(_, received)| received.facts.size).sum();
     let mounted = match machine.mounted.clone() {
         Some(mounted) => mounted,
-        None => image::mount(crew.image(), received, &mut machine.modules)?,
+        None => image::mount(&images, &mut machine.modules)?,
     };
     machine.mounted = Some(mounted.clone());
     let new_root = root::open()?;
     let init = root::find_init(&new_root, &machine.settings, &machine.kernel)?;
     machine.check_modules(&new_root);
     machine.dress(&new_root);
-    machine.end(step, format!("root on {}", mounted.device), received.facts.size);
+    machine.end(step, format!("root on {}", mounted.devices.join(", ")), size);
     Ok((mounted, init))
 }
 

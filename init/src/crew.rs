@@ -41,12 +41,13 @@ struct Member<Order, Report> {
     restarts: u32,
 }
 
-/// The workers, the image's memory and the ring between store and fetch.
+/// The workers, the images' memory and the ring between store and fetch.
 pub struct Crew {
     net: Member<NetOrder, NetNews>,
     store: Option<Member<StoreOrder, StoreNews>>,
     fetch: Fetch,
-    image: OwnedFd,
+    /// One an image, in the order of the fetches; the last is the one being filled.
+    images: Vec<OwnedFd>,
     ring: OwnedFd,
     devices: Option<UeventSocket>,
     restarts: u32,
@@ -68,18 +69,38 @@ enum Fetch {
 impl Crew {
     /// Starts the net worker; store and fetch come with [`Crew::begin`].
     pub fn start() -> Result<Self, Failure> {
-        let image = memory::create("rootbeam-image").map_err(|e| broken("memfd", &e))?;
+        let images = vec![new_image()?];
         let ring = memory::create_sized("rootbeam-ring", RING_BYTES).map_err(|e| broken("memfd", &e))?;
         let net = Member::start(role::NET, &[])?;
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, store: None, fetch: Fetch::Absent(0), image, ring, devices, restarts: 0 })
+        Ok(Self { net, store: None, fetch: Fetch::Absent(0), images, ring, devices, restarts: 0 })
     }
 
-    /// The image's memory.
-    pub fn image(&self) -> BorrowedFd<'_> {
-        self.image.as_fd()
+    /// The memory of each image that was begun, in that order.
+    pub fn images(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.images.iter().map(AsFd::as_fd)
+    }
+
+    /// From here on image `number` is fetched, from 0: the store of the one before ends, and it gets memory of its own.
+    /// Changes nothing where that is so already.
+    pub fn turn_to_image(&mut self, number: usize) -> Result<(), Failure> {
+        if self.images.len() > number {
+            return Ok(());
+        }
+        let patience = Instant::now() + Duration::from_secs(2);
+        // The store first: it may still be telling its fetch worker to go.
+        if let Some(store) = self.store.take() {
+            let _ = store.channel.send(&StoreOrder::Finish);
+            await_end(&store.worker, patience).map_err(|e| broken(role::STORE, &e))?;
+        }
+        if let Some(fetch) = std::mem::replace(&mut self.fetch, Fetch::Absent(0)).into_worker() {
+            fetch.kill();
+            await_end(&fetch, patience).map_err(|e| broken(role::FETCH, &e))?;
+        }
+        self.images.push(new_image()?);
+        Ok(())
     }
 
     /// How many workers died and were started again.
@@ -98,8 +119,7 @@ impl Crew {
     /// Starts store and fetch, without work yet: their start is hidden behind the wait for the network.
     pub fn begin(&mut self) -> Result<(), Failure> {
         if self.store.is_none() {
-            self.store =
-                Some(Member::start(role::STORE, &[(self.image.as_fd(), fd::IMAGE), (self.ring.as_fd(), fd::RING)])?);
+            self.store = Some(Member::start(role::STORE, &descriptors(&self.images, &self.ring))?);
         }
         Ok(())
     }
@@ -181,7 +201,7 @@ impl Crew {
                 fetch.kill();
                 await_end(&fetch, Instant::now()).map_err(|e| broken(role::FETCH, &e))?;
             }
-            store.replace(exit, &[(self.image.as_fd(), fd::IMAGE), (self.ring.as_fd(), fd::RING)])?;
+            store.replace(exit, &descriptors(&self.images, &self.ring))?;
             self.restarts += 1;
         }
         self.tend_fetch()
@@ -240,8 +260,8 @@ impl Crew {
     }
 
     /// Ends all workers and waits until they are gone, at most two seconds; a worker that does not go is killed.
-    /// The image's memory stays.
-    pub fn dismiss(mut self) -> Result<OwnedFd, Failure> {
+    /// The images' memory stays.
+    pub fn dismiss(mut self) -> Result<Vec<OwnedFd>, Failure> {
         let _ = self.net.channel.send(&NetOrder::Finish);
         if let Some(store) = &self.store {
             let _ = store.channel.send(&StoreOrder::Finish);
@@ -258,8 +278,19 @@ impl Crew {
             await_end(&worker, patience).map_err(|e| broken("worker", &e))?;
         }
         worker::reap_orphans();
-        Ok(self.image)
+        Ok(self.images)
     }
+}
+
+/// An image's memory, empty.
+fn new_image() -> Result<OwnedFd, Failure> {
+    memory::create("rootbeam-image").map_err(|e| broken("memfd", &e))
+}
+
+/// What the store brings along: the memory of the image being filled, and the ring.
+fn descriptors<'a>(images: &'a [OwnedFd], ring: &'a OwnedFd) -> Vec<(BorrowedFd<'a>, i32)> {
+    let image = images.last().map(|image| (image.as_fd(), fd::IMAGE));
+    image.into_iter().chain([(ring.as_fd(), fd::RING)]).collect()
 }
 
 impl Fetch {

@@ -1,4 +1,4 @@
-//! The step that makes a root out of a verified image: RAM disk, filesystem, overlay.
+//! The step that makes a root out of verified images: RAM disks, filesystems, overlay.
 
 use crate::causes::filesystem_name;
 use crate::failure::{Failure, Step};
@@ -15,16 +15,16 @@ use std::path::Path;
 pub const SYSROOT: &str = "/sysroot";
 /// Where the booted system finds what rootbeam left: report, log and the overlay's parts.
 pub const STATE: &str = "/run/rootbeam";
-/// The image, read-only.
-pub const LOWER: &str = "/run/rootbeam/lower/0";
+/// The images, read-only, each by its number: 0 is the image, layers stand above it.
+const LOWER: &str = "/run/rootbeam/lower";
 /// The overlay's tmpfs.
 pub const WRITABLE: &str = "/run/rootbeam/rw";
 
 /// The assembled root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
-    /// The RAM disk, `/dev/loopN`.
-    pub device: String,
+    /// The RAM disks, `/dev/loopN`: the image's, then those of the layers that are there.
+    pub devices: Vec<String>,
 }
 
 /// Loads what the mounts will need while the network is being waited for. Nothing here is a failure yet: `mount`
@@ -39,17 +39,40 @@ pub fn prepare_kernel(modules: &mut Modules) {
     }
 }
 
-/// Mounts `image` under a tmpfs overlay at [`SYSROOT`].
-pub fn mount(image: BorrowedFd<'_>, received: &Received, modules: &mut Modules) -> Result<Mounted, Failure> {
-    let filesystem = filesystem_name(received.facts.filesystem);
-    for name in [filesystem, "overlay"] {
-        require_filesystem(name, modules)?;
-    }
+/// Mounts the images, each above those before it, under a tmpfs overlay at [`SYSROOT`].
+pub fn mount(images: &[(BorrowedFd<'_>, &Received)], modules: &mut Modules) -> Result<Mounted, Failure> {
+    require_filesystem("overlay", modules)?;
     require("loop", modules)?;
-    for directory in [LOWER, WRITABLE, SYSROOT] {
+    for directory in [WRITABLE, SYSROOT] {
         std::fs::create_dir_all(directory).map_err(|e| failed(directory, &e.to_string()))?;
     }
-    let device = loopdev::attach(image, "rootbeam").map_err(|e| {
+    let mut devices = Vec::new();
+    for (number, (memory, received)) in images.iter().enumerate() {
+        devices.push(mount_image(*memory, received, &lower(number), modules)?);
+    }
+    // The last one was weighed beside all others.
+    let overlay = images.last().map_or(0, |(_, received)| received.admitted.overlay);
+    stack(devices.len(), overlay)?;
+    log::info!("root: {} under an overlay of at most {}", devices.join(", "), human(overlay));
+    Ok(Mounted { devices })
+}
+
+/// Where image `number` is mounted.
+fn lower(number: usize) -> String {
+    format!("{LOWER}/{number}")
+}
+
+/// Mounts one image at `target`; its RAM disk.
+fn mount_image(
+    memory: BorrowedFd<'_>,
+    received: &Received,
+    target: &str,
+    modules: &mut Modules,
+) -> Result<String, Failure> {
+    let filesystem = filesystem_name(received.facts.filesystem);
+    require_filesystem(filesystem, modules)?;
+    std::fs::create_dir_all(target).map_err(|e| failed(target, &e.to_string()))?;
+    let device = loopdev::attach(memory, "rootbeam").map_err(|e| {
         Failure::new(
             Step::Mount,
             "loop device",
@@ -59,18 +82,13 @@ pub fn mount(image: BorrowedFd<'_>, received: &Received, modules: &mut Modules) 
     })?;
     let prepared = mounts::prepare(filesystem, &device.path, &[("ro", "")], MountAttrFlags::MOUNT_ATTR_RDONLY)
         .map_err(|refused| cannot_read(received.facts.filesystem, received.facts.compressor, &refused))?;
-    prepared.attach(Path::new(LOWER)).map_err(|e| failed(LOWER, &e.to_string()))?;
-    stack(received.admitted.overlay)?;
-    log::info!(
-        "root: {filesystem} on {} under an overlay of at most {}",
-        device.path,
-        human(received.admitted.overlay)
-    );
-    Ok(Mounted { device: device.path })
+    prepared.attach(Path::new(target)).map_err(|e| failed(target, &e.to_string()))?;
+    log::info!("{filesystem} on {} at {target}", device.path);
+    Ok(device.path)
 }
 
-/// The writable layer on top. Neither nosuid nor nodev: it is the booted system's root.
-fn stack(limit: u64) -> Result<(), Failure> {
+/// The writable layer on top of so many images. Neither nosuid nor nodev: it is the booted system's root.
+fn stack(images: usize, limit: u64) -> Result<(), Failure> {
     let data = format!("mode=0755,size={limit}");
     let writable = Path::new(WRITABLE);
     mounts::virtual_filesystem("tmpfs", writable, MountFlags::empty(), &data)
@@ -79,9 +97,13 @@ fn stack(limit: u64) -> Result<(), Failure> {
     for directory in [&upper, &work] {
         std::fs::create_dir(directory).map_err(|e| failed(WRITABLE, &e.to_string()))?;
     }
-    // The root of an overlay has the attributes of its upper directory.
-    tree::copy_attributes(Path::new(LOWER), &upper).map_err(|e| failed(WRITABLE, &e.to_string()))?;
-    let options = [("lowerdir", LOWER), ("upperdir", "/run/rootbeam/rw/upper"), ("workdir", "/run/rootbeam/rw/work")];
+    // The root of an overlay has the attributes of its upper directory; they are the image's, for a layer is often made
+    // from a folder that nobody else may enter.
+    tree::copy_attributes(Path::new(&lower(0)), &upper).map_err(|e| failed(WRITABLE, &e.to_string()))?;
+    // The first one named is the topmost.
+    let lowers = (0..images).rev().map(lower).collect::<Vec<_>>().join(":");
+    let options =
+        [("lowerdir", lowers.as_str()), ("upperdir", "/run/rootbeam/rw/upper"), ("workdir", "/run/rootbeam/rw/work")];
     let overlay = mounts::prepare("overlay", "rootbeam", &options, MountAttrFlags::empty())
         .map_err(|e| failed("overlay", &e.to_string()))?;
     overlay.attach(Path::new(SYSROOT)).map_err(|e| failed(SYSROOT, &e.to_string()))

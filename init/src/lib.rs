@@ -33,6 +33,7 @@ pub mod image;
 pub mod journal;
 pub mod keys;
 pub mod label;
+pub mod layers;
 pub mod machine;
 pub mod manifest;
 pub mod messages;

@@ -7,10 +7,12 @@ use crate::failure::{Failure, Step};
 use crate::image::{Mounted, STATE};
 use crate::journal::Journal;
 use crate::label::Label;
+use crate::layers::{Order, Stack};
 use crate::messages::{Lease, SourceIndex, SourceTally, Trust, Wanted};
 use crate::modules::{self, Modules};
-use crate::receive::{self, Download, Received};
-use crate::report::{self, ImageReport, MemoryReport, NetworkReport, Report, Share, StepReport};
+use crate::receive::{self, Received};
+use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport, Report, Share, StepReport};
+use crate::settings::source::Source;
 use crate::settings::values::{human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
@@ -39,10 +41,8 @@ pub struct Machine {
     pub crew: Option<Crew>,
     /// The network, once there is one.
     pub lease: Option<Lease>,
-    /// The download, over attempts.
-    pub download: Download,
-    /// The image, once it is complete.
-    pub received: Option<Received>,
+    /// Image and layers as far as they came, over attempts.
+    pub stack: Stack,
     /// The root, once it is assembled.
     pub mounted: Option<Mounted>,
     /// What will stand in report.json.
@@ -85,8 +85,7 @@ impl Machine {
             modules,
             crew: None,
             lease: None,
-            download: Download::default(),
-            received: None,
+            stack: Stack::default(),
             mounted: None,
             report,
             kernel,
@@ -170,63 +169,73 @@ impl Machine {
         self.lease = Some(lease);
     }
 
-    /// What the store is asked for.
-    pub fn wanted(&mut self) -> Result<Wanted, Failure> {
+    /// What the store is asked for. The hashes of the command line and the version floor are the image's.
+    pub fn wanted(&self, order: &Order) -> Result<Wanted, Failure> {
         let kernel = Label::new(&self.kernel.release).map_err(|e| {
             let remedy = "use a kernel with a release of letters, digits and . _ + ~ -";
             Failure::new(Step::Settings, "release of the running kernel", e.to_string(), remedy)
         })?;
-        self.fill_sources()?;
+        let (is_layer, anchors) = (order.is_layer(), keys::packed(Path::new("/"))?);
         Ok(Wanted {
-            sources: self.settings.image.iter().map(|source| source.as_str().to_owned()).collect(),
-            sha256: self.settings.sha256,
-            manifest: self.settings.manifest,
+            sources: order.sources.iter().map(|source| source.as_str().to_owned()).collect(),
+            sha256: self.settings.sha256.filter(|_| !is_layer),
+            manifest: self.settings.manifest.filter(|_| !is_layer),
             require_verified: self.settings.require_verified,
-            anchors: keys::packed(Path::new("/"))?,
+            optional: order.optional,
+            anchors: if is_layer { anchors.without_floor() } else { anchors },
             kernel,
             stall_seconds: self.settings.stall,
         })
     }
 
     /// Puts this machine's values for the `{words}` of the sources; from then on these are what is shown.
-    fn fill_sources(&mut self) -> Result<(), Failure> {
+    pub fn fill_sources(&mut self) -> Result<(), Failure> {
         let Some(lease) = &self.lease else { return Ok(()) };
         let dmi = |name: &str| std::fs::read_to_string(Path::new(DMI).join(name)).unwrap_or_default();
         let (uuid, serial) = (dmi("product_uuid"), dmi("product_serial"));
         let facts = Facts::new(lease.mac, &uuid, &serial, lease.hostname.as_ref(), &self.kernel.machine);
-        let filled = self.settings.image.iter().map(|source| {
-            source.fill(&facts).map_err(|unfilled| {
-                let remedy = "leave the word out of rootbeam.image=, or give the machine what it stands for";
-                Failure::new(Step::Settings, source.to_string(), unfilled.to_string(), remedy)
+        let fill = |sources: &mut [Source], option: &str| {
+            sources.iter_mut().try_for_each(|source| {
+                *source = source.fill(&facts).map_err(|unfilled| {
+                    let remedy = format!("leave the word out of {option}=, or give the machine what it stands for");
+                    Failure::new(Step::Settings, source.to_string(), unfilled.to_string(), remedy)
+                })?;
+                Ok(())
             })
-        });
-        self.settings.image = filled.collect::<Result<_, _>>()?;
-        Ok(())
+        };
+        fill(&mut self.settings.image, "rootbeam.image")?;
+        self.settings.layers.iter_mut().try_for_each(|layer| fill(&mut layer.sources, "rootbeam.layer"))
     }
 
-    /// The sources in words.
-    pub fn sources(&self) -> String {
-        match self.settings.image.as_slice() {
-            [only] => only.to_string(),
-            several => format!("{} sources", several.len()),
+    /// Keeps what is known of the image, or of a layer; none is an absent one.
+    pub fn take_image(&mut self, order: &Order, received: Option<&Received>) {
+        if let Some(received) = received {
+            if let Some(line) = received.facts.date.and_then(clock::raise_to_manifest) {
+                log::info!("{line}");
+            }
+            self.take_verification(order, received);
+            self.report.warnings.extend(received.admitted.warning.clone());
+            self.report.memory.overlay = received.admitted.overlay;
         }
-    }
-
-    /// Keeps what is known of the image.
-    pub fn take_image(&mut self, received: &Received) {
-        let facts = &received.facts;
-        if let Some(line) = facts.date.and_then(clock::raise_to_manifest) {
-            log::info!("{line}");
+        let sources = order.sources.iter().map(ToString::to_string).collect();
+        let shares = received.map(|received| shares(order, received)).unwrap_or_default();
+        let facts = received.map(|received| &received.facts);
+        if order.is_layer() {
+            return self.report.layers.push(LayerReport {
+                sources,
+                absent: received.is_none(),
+                size: facts.map(|facts| facts.size),
+                trust: facts.map(|facts| facts.trust),
+                version: facts.and_then(|facts| facts.version),
+                sha256: facts.and_then(|facts| facts.sha256),
+                shares,
+                device: None,
+            });
         }
-        self.report.verification = report::verification(facts, self.settings.manifest);
-        match facts.trust {
-            Trust::Unverified => self.warn(self.report.verification.clone()),
-            _ => log::info!("{}", self.report.verification),
-        }
-        self.report.warnings.extend(received.admitted.warning.clone());
+        let (Some(received), Some(facts)) = (received, facts) else { return };
         self.report.image = Some(ImageReport {
-            sources: self.settings.image.iter().map(ToString::to_string).collect(),
-            shares: received.sources.iter().map(|(source, tally)| self.share(*source, tally)).collect(),
+            sources,
+            shares,
             filesystem: facts.filesystem,
             compressor: facts.compressor,
             size: facts.size,
@@ -239,17 +248,23 @@ impl Machine {
             device: None,
         });
         self.report.memory.available_before = received.before.available;
-        self.report.memory.overlay = received.admitted.overlay;
     }
 
-    fn share(&self, source: SourceIndex, tally: &SourceTally) -> Share {
-        Share {
-            source: causes::named(&self.settings.image, source),
-            fetched: tally.fetched,
-            requests: tally.requests,
-            failures: tally.failures,
-            rejected_chunks: tally.rejected_chunks,
-            trouble: tally.trouble.as_ref().map(causes::fetch_text),
+    /// Says how well an image is vouched for. A root is vouched for as well as the weakest of its images.
+    fn take_verification(&mut self, order: &Order, received: &Received) {
+        let facts = &received.facts;
+        let text = match order.is_layer() {
+            true => format!("{} ({order})", report::verification(facts, None)),
+            false => report::verification(facts, self.settings.manifest),
+        };
+        match facts.trust {
+            Trust::Unverified => self.warn(text.clone()),
+            _ => log::info!("{text}"),
+        }
+        let image = self.report.image.iter().map(|image| image.trust);
+        let others = image.chain(self.report.layers.iter().filter_map(|layer| layer.trust));
+        if others.max().is_none_or(|weakest| facts.trust > weakest) {
+            self.report.verification = text;
         }
     }
 
@@ -276,8 +291,10 @@ impl Machine {
     /// Writes report.json and boot.log where the booted system finds them.
     pub fn write_report(&mut self, mounted: &Mounted, init: &Path) {
         self.report.init = Some(init.display().to_string());
-        if let Some(image) = &mut self.report.image {
-            image.device = Some(mounted.device.clone());
+        let image = self.report.image.iter_mut().map(|image| &mut image.device);
+        let layers = self.report.layers.iter_mut().filter(|layer| !layer.absent).map(|layer| &mut layer.device);
+        for (place, device) in image.chain(layers).zip(&mounted.devices) {
+            *place = Some(device.clone());
         }
         if let Ok(memory) = receive::measure() {
             self.report.memory.available_after = memory.available;
@@ -296,4 +313,17 @@ impl Machine {
             log::warn!("{STATE}: report and log cannot be written: {e}");
         }
     }
+}
+
+/// What each source of an image did that was asked.
+fn shares(order: &Order, received: &Received) -> Vec<Share> {
+    let share = |(source, tally): (&SourceIndex, &SourceTally)| Share {
+        source: causes::named(&order.sources, *source),
+        fetched: tally.fetched,
+        requests: tally.requests,
+        failures: tally.failures,
+        rejected_chunks: tally.rejected_chunks,
+        trouble: tally.trouble.as_ref().map(causes::fetch_text),
+    };
+    received.sources.iter().map(share).collect()
 }

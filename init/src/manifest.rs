@@ -1,6 +1,7 @@
 //! `IMAGE.manifest`: what an image is, in JSON. Read by the store, written by `rootbeam image manifest`.
 
 use crate::digest::Sha256;
+use crate::label::Label;
 use serde::{Deserialize, Serialize};
 
 /// The value of [`Manifest::format`].
@@ -11,6 +12,8 @@ pub const CHUNK_SIZE: u32 = 64 << 10;
 pub const LIST_BLOCK: u32 = 64 << 10;
 /// The largest manifest that is read, in bytes. A manifest of a 64 GiB image has 0.6 MB.
 pub const MAX_BYTES: u64 = 1 << 20;
+/// The most layers that stand on one image. Their paths must fit the 256 bytes that fsconfig(2) takes as one option.
+pub const MAX_LAYERS: usize = 8;
 /// What is appended to an image's name for its manifest.
 pub const SUFFIX: &str = ".manifest";
 /// What is appended to an image's name for its chunk list.
@@ -40,7 +43,8 @@ pub struct Manifest {
     /// SHA-256 of each [`LIST_BLOCK`] bytes of the chunk list `NAME.chunks`, which holds each chunk's SHA-256,
     /// 32 bytes each, in order.
     pub chunk_list: Vec<Sha256>,
-    /// Further images to stack on this one, by manifest name.
+    /// Further images to stack on this one, the topmost last: files beside it, each an image or a manifest. Those of a
+    /// layer's own manifest are not followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<String>,
     /// URLs of folders that hold the image too.
@@ -88,6 +92,9 @@ pub enum Refusal {
     /// Chunk numbers beyond the image, or more of them than chunks.
     #[error("its boot order names chunks that the image does not have")]
     BootOrder,
+    /// More than [`MAX_LAYERS`], or one that is not a plain file name of at most 64 bytes.
+    #[error("its layers are not at most {MAX_LAYERS} plain file names")]
+    Layers,
 }
 
 impl Manifest {
@@ -124,7 +131,16 @@ impl Manifest {
         if self.boot_order.len() as u64 > chunks || self.boot_order.iter().any(|c| u64::from(*c) >= chunks) {
             return Err(Refusal::BootOrder);
         }
+        if self.layer_names().is_none() {
+            return Err(Refusal::Layers);
+        }
         Ok(())
+    }
+
+    /// The layers as names that PID 1 may be told; none where one of them is not fit.
+    pub fn layer_names(&self) -> Option<Vec<Label>> {
+        let name = |layer: &String| Label::new(layer).ok().filter(|name| is_file_name(name.as_str()));
+        if self.layers.len() > MAX_LAYERS { None } else { self.layers.iter().map(name).collect() }
     }
 
     /// The manifest as it is written: JSON, indented, with a final newline.
@@ -190,8 +206,23 @@ mod tests {
         assert_eq!(refusal(|m| m.chunk_size = 65_535), Refusal::ChunkSize(65_535));
         assert_eq!(refusal(|m| m.size = 0), Refusal::Empty);
         assert_eq!(refusal(|m| m.boot_order = vec![4]), Refusal::BootOrder);
+        assert_eq!(refusal(|m| m.layers = vec!["site.squashfs".into(); 9]), Refusal::Layers);
         let expected = u64::MAX.div_ceil(u64::from(CHUNK_SIZE)) * 32 / u64::from(LIST_BLOCK);
         assert_eq!(refusal(|m| m.size = u64::MAX), Refusal::ListLength { found: 1, expected });
+    }
+
+    #[test]
+    fn a_layer_is_a_plain_file_name() {
+        let layers = |names: &[&str]| {
+            let manifest = Manifest { layers: names.iter().map(|name| (*name).to_owned()).collect(), ..good() };
+            Manifest::parse(manifest.render().as_bytes()).map(|manifest| manifest.layer_names())
+        };
+        let good = ["site-0a1b.squashfs", "latest.manifest"];
+        let labels = good.iter().map(|name| Label::new(name).unwrap()).collect();
+        assert_eq!(layers(&good), Ok(Some(labels)));
+        for bad in ["", "../x", "a/b", ".x", "-x", "http:x", "a b", "x?optional", &"x".repeat(65)] {
+            assert_eq!(layers(&["site.squashfs", bad]), Err(Refusal::Layers), "{bad:?}");
+        }
     }
 
     #[test]

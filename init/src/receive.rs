@@ -1,10 +1,11 @@
-//! The step that gets the image into memory: PID 1's side of it.
+//! The step that gets an image into memory: PID 1's side of it.
 
 use crate::admission::{self, Admitted, Memory};
 use crate::causes;
 use crate::clock;
 use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
+use crate::layers::Order;
 use crate::messages::{
     FetchCause, ImageFacts, NetNews, SourceIndex, SourceTally, StoreNews, StoreOrder, Tally, Wanted,
 };
@@ -27,7 +28,7 @@ pub struct Received {
     pub sources: BTreeMap<SourceIndex, SourceTally>,
     /// The overlay that fits beside it, and whether that is tight.
     pub admitted: Admitted,
-    /// Memory before the first byte.
+    /// Memory before its first byte.
     pub before: Memory,
 }
 
@@ -36,7 +37,7 @@ pub struct Received {
 struct Weighed {
     bytes: u64,
     admitted: Admitted,
-    /// Memory before the first byte of any image: what is being filled counts itself from then on.
+    /// Memory before its first byte, whatever its size was then: what is being filled counts itself from then on.
     before: Memory,
 }
 
@@ -50,27 +51,28 @@ pub struct Download {
 }
 
 impl Download {
-    /// Fetches, or goes on where the last call stopped, until the image is complete.
+    /// Fetches, or goes on where the last call stopped, until the image is complete, or known to be absent (then none).
+    /// Ends at `deadline`, which is that of `rootbeam.timeout=`.
     pub fn run(
         &mut self,
         crew: &mut Crew,
         modules: &mut Modules,
         settings: &Settings,
-        wanted: &Wanted,
-    ) -> Result<Received, Failure> {
+        (order, wanted): (&Order, &Wanted),
+        deadline: Option<Instant>,
+    ) -> Result<Option<Received>, Failure> {
         if !self.started {
             crew.order_store(StoreOrder::Start(wanted.clone()))?;
             self.started = true;
         } else {
             crew.order_store(StoreOrder::Again)?;
         }
-        // Each attempt has its own time: a person may have spent an hour in the shell between two.
-        let deadline = settings.timeout.map(|s| Instant::now() + Duration::from_secs(s.into()));
         let mut progress = Progress::new(Instant::now());
         loop {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
-                return Err(causes::too_late(settings.timeout.unwrap_or(0), self.last.as_ref(), &settings.image));
+                let failure = causes::too_late(settings.timeout.unwrap_or(0), self.last.as_ref(), &order.sources);
+                return Err(Failure { remedy: order.worded(&failure.remedy), ..failure });
             }
             let tick = now + Duration::from_secs(1);
             match crew.next(deadline.map_or(tick, |deadline| deadline.min(tick)))? {
@@ -86,7 +88,7 @@ impl Download {
                 Some(News::Store(StoreNews::Trouble { source, cause, pause_ms })) => {
                     let trouble = (source, cause);
                     let fresh = self.last.as_ref() != Some(&trouble);
-                    log::warn!("{}", causes::trouble(&trouble, &settings.image, pause_ms, fresh));
+                    log::warn!("{}", order.worded(&causes::trouble(&trouble, &order.sources, pause_ms, fresh)));
                     self.last = Some(trouble);
                 }
                 Some(News::Store(StoreNews::Time { seconds })) => {
@@ -99,13 +101,15 @@ impl Download {
                 }
                 Some(News::Store(StoreNews::Done { facts, tally })) => {
                     let Some(Weighed { admitted, before, .. }) = self.admitted.take() else {
-                        return Err(unasked());
+                        return Err(unasked("it filled memory that was not admitted"));
                     };
                     let sources = std::mem::take(&mut self.sources);
-                    return Ok(Received { facts, tally, sources, admitted, before });
+                    return Ok(Some(Received { facts, tally, sources, admitted, before }));
                 }
+                Some(News::Store(StoreNews::Absent)) if order.optional => return Ok(None),
+                Some(News::Store(StoreNews::Absent)) => return Err(unasked("it takes a required image for absent")),
                 Some(News::Store(StoreNews::Failed(cause))) => {
-                    return Err(causes::store(&cause, &settings.image, wanted.kernel.as_str()));
+                    return Err(order.failure(&cause, wanted.kernel.as_str()));
                 }
                 Some(News::Net(NetNews::Renewed(lease))) => {
                     log::debug!("lease renewed: {}", network::describe(&lease));
@@ -140,10 +144,10 @@ impl Download {
     }
 }
 
-/// The store says `Done` only after `Admitted`.
-fn unasked() -> Failure {
+/// The store says `Done` only after `Admitted`, and `Absent` only of what is optional.
+fn unasked(cause: &str) -> Failure {
     let remedy = "report this as a bug, with the log";
-    Failure::new(Step::Worker, crate::contract::role::STORE, "it filled memory that was not admitted", remedy)
+    Failure::new(Step::Worker, crate::contract::role::STORE, cause, remedy)
 }
 
 /// Memory now.

@@ -16,7 +16,8 @@ pub const FORMAT: &str = "rootbeam-report-1";
 /// One boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// How well the image is vouched for; `UNVERIFIED` in capitals where it is not. The first line of the file.
+    /// How well image and layers are vouched for, which is as well as the weakest of them; `UNVERIFIED` in capitals where
+    /// that is not at all. The first line of the file.
     pub verification: String,
     /// [`FORMAT`].
     pub format: String,
@@ -30,6 +31,9 @@ pub struct Report {
     pub network: Option<NetworkReport>,
     /// The image.
     pub image: Option<ImageReport>,
+    /// The layers that were asked for, the topmost last.
+    #[serde(default)]
+    pub layers: Vec<LayerReport>,
     /// Memory, in bytes.
     pub memory: MemoryReport,
     /// The real init.
@@ -99,7 +103,49 @@ pub struct ImageReport {
     pub device: Option<String>,
 }
 
-/// What one source did for the image.
+/// A layer of the boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Where it was looked for.
+    pub sources: Vec<String>,
+    /// Whether no source had it. The fields below are then empty.
+    pub absent: bool,
+    /// True size in bytes.
+    pub size: Option<u64>,
+    /// How well it is vouched for.
+    pub trust: Option<Trust>,
+    /// Its manifest's version.
+    pub version: Option<u64>,
+    /// SHA-256 of the whole, where it is known.
+    pub sha256: Option<Sha256>,
+    /// What each source did that was asked.
+    pub shares: Vec<Share>,
+    /// The RAM disk.
+    pub device: Option<String>,
+}
+
+impl fmt::Display for LayerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layer {}: ", self.sources.first().map_or("", String::as_str))?;
+        let (Some(size), Some(trust)) = (self.size, self.trust) else { return f.write_str("absent") };
+        write!(f, "{}, {trust}", human(size))?;
+        self.version.map_or(Ok(()), |version| write!(f, ", version {version}"))?;
+        self.device.as_ref().map_or(Ok(()), |device| write!(f, ", on {device}"))
+    }
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Signed => "signed",
+            Self::Pinned => "pinned",
+            Self::Checksummed => "checksummed",
+            Self::Unverified => "UNVERIFIED",
+        })
+    }
+}
+
+/// What one source did for an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// Its URL.
@@ -178,7 +224,9 @@ impl fmt::Display for Report {
             human(total),
             human(overlay)
         )?;
+        self.layers.iter().try_for_each(|layer| writeln!(f, "{layer}"))?;
         let shares = self.image.iter().flat_map(|image| &image.shares);
+        let shares = shares.chain(self.layers.iter().flat_map(|layer| &layer.shares));
         shares.filter(|share| share.failures > 0).try_for_each(|share| writeln!(f, "{share}"))?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))?;
         self.failures.iter().try_for_each(|failure| writeln!(f, "{failure}"))
@@ -248,6 +296,7 @@ mod tests {
             manifest: None,
             version: None,
             date: None,
+            layers: vec![],
         }
     }
 
@@ -262,6 +311,31 @@ mod tests {
             verification(&facts(Trust::Pinned, &[]), pin),
             "pinned: the manifest has the SHA-256 of the command line, every chunk is as it says"
         );
+    }
+
+    #[test]
+    fn a_layer_is_a_line() {
+        let absent = LayerReport {
+            sources: vec!["http://10.0.0.1/node.img".to_owned()],
+            absent: true,
+            size: None,
+            trust: None,
+            version: None,
+            sha256: None,
+            shares: vec![],
+            device: None,
+        };
+        assert_eq!(absent.to_string(), "layer http://10.0.0.1/node.img: absent");
+        let there = LayerReport {
+            absent: false,
+            size: Some(3 << 20),
+            trust: Some(Trust::Signed),
+            version: Some(7),
+            device: Some("/dev/loop1".to_owned()),
+            ..absent
+        };
+        let line = "layer http://10.0.0.1/node.img: 3.0 MiB, signed, version 7, on /dev/loop1";
+        assert_eq!(there.to_string(), line);
     }
 
     #[test]

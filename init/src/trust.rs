@@ -236,6 +236,11 @@ impl Anchors {
         self.needed
     }
 
+    /// The same for a layer: versions are counted by image, so the floor of the one says nothing of another.
+    pub fn without_floor(self) -> Self {
+        Self { min_version: None, ..self }
+    }
+
     /// The least version that is booted.
     pub fn min_version(&self) -> Option<u64> {
         self.min_version

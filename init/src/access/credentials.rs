@@ -1,4 +1,4 @@
-//! Headers that go to the servers of the image and to nobody else.
+//! Headers that go to the servers of image and layers and to nobody else.
 
 use crate::settings::reach::{Header, is_header_text};
 use crate::settings::source::Source;
@@ -19,7 +19,7 @@ pub struct Credentials {
 impl Credentials {
     /// `headers` and a bearer token for the servers of `sources`. An `Authorization` among the headers wins over the
     /// token, as the command line wins over what is packed.
-    pub fn new(sources: &[Source], headers: &[Header], token: Option<&str>) -> Self {
+    pub fn new<'a>(sources: impl IntoIterator<Item = &'a Source>, headers: &[Header], token: Option<&str>) -> Self {
         let mut map = HeaderMap::new();
         let bearer = token.and_then(self::token).map(|token| format!("Bearer {token}"));
         let bearer = bearer.as_deref().map(|value| (AUTHORIZATION.as_str(), value));
@@ -31,7 +31,7 @@ impl Credentials {
             value.set_sensitive(true);
             map.insert(name, value);
         }
-        Self { origins: sources.iter().map(Source::origin).collect(), headers: map }
+        Self { origins: sources.into_iter().map(Source::origin).collect(), headers: map }
     }
 
     /// The headers for a request of `url`.

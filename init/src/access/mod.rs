@@ -52,8 +52,9 @@ impl Access {
             identity,
             built: clock::build_time().unwrap_or(0),
             time_servers: TimeServers::new(settings),
-            pinned: keys || settings.sha256.is_some() || settings.manifest.is_some(),
-            credentials: Credentials::new(&settings.image, &settings.headers, token.as_deref()),
+            // The hashes are the image's alone.
+            pinned: keys || (settings.sha256.or(settings.manifest).is_some() && settings.layers.is_empty()),
+            credentials: Credentials::new(settings.sources_named(), &settings.headers, token.as_deref()),
             proxy: settings.proxy.clone(),
         }
     }
@@ -69,6 +70,7 @@ mod tests {
         let pinned = |line: &str| Access::packed(root.path(), &Settings::parse(b"", line.as_bytes()).0).pinned;
         let hash = "ab".repeat(32);
         assert!(pinned(&format!("rootbeam.sha256={hash}")) && pinned(&format!("rootbeam.manifest=sha256:{hash}")));
+        assert!(!pinned(&format!("rootbeam.sha256={hash} rootbeam.layer=http://h/l")), "no hash is a layer's");
         // A demand alone proves nothing, and what a server says of its own file neither.
         assert!(!pinned("") && !pinned("rootbeam.verify=require"));
         std::fs::create_dir_all(root.path().join(contract::KEYS)).unwrap();

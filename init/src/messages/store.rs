@@ -21,6 +21,8 @@ pub struct Wanted {
     pub manifest: Option<Sha256>,
     /// Whether an image with neither manifest nor hash is refused.
     pub require_verified: bool,
+    /// Whether it may be missing: where every source says that it has none, the news is `Absent`.
+    pub optional: bool,
     /// Release of the running kernel, compared with the manifest's.
     pub kernel: Label,
     /// Seconds without a byte after which a connection counts as stalled.
@@ -45,8 +47,8 @@ pub enum StoreOrder {
     Finish,
 }
 
-/// How well the bytes are vouched for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How well the bytes are vouched for, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trust {
     /// A signed manifest, checked with a packed key.
@@ -105,6 +107,8 @@ pub struct ImageFacts {
     pub version: Option<u64>,
     /// When the manifest was made, in seconds since 1970, where a packed key has signed it.
     pub date: Option<u64>,
+    /// Further images that its manifest stacks on it, the topmost last; names of files beside it.
+    pub layers: Vec<Label>,
 }
 
 /// Counts of a fetch, for progress and report.
@@ -396,6 +400,8 @@ pub enum StoreNews {
         /// How it came.
         tally: Tally,
     },
+    /// No source has it, and it was optional.
+    Absent,
     /// It failed. After a passing cause, `Again` goes on.
     Failed(StoreCause),
 }

@@ -149,6 +149,7 @@ mod tests {
             manifest: Some(crate::digest::Sha256([6; 32])),
             version: Some(9),
             date: None,
+            layers: vec![label("site.squashfs")],
         };
         let cause = FetchCause::Status { status: 503, retry_after: Some(30) };
         let good = [
@@ -156,6 +157,7 @@ mod tests {
             StoreNews::Progress(tally),
             StoreNews::Trouble { source: 1, cause: cause.clone(), pause_ms: 500 },
             StoreNews::NeedFetcher,
+            StoreNews::Absent,
             StoreNews::Source {
                 source: 2,
                 tally: SourceTally { trouble: Some(FetchCause::WrongBytes), ..SourceTally::default() },

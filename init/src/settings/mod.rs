@@ -3,6 +3,7 @@
 
 pub mod cmdline;
 pub mod ip;
+pub mod layer;
 pub mod options;
 pub mod reach;
 pub mod source;
@@ -11,8 +12,10 @@ pub mod values;
 use crate::digest::Sha256;
 use crate::failure::{Failure, Step};
 use crate::label::printable;
+use crate::manifest::MAX_LAYERS;
 use cmdline::Word;
 use ip::Ip;
+use layer::Layer;
 use reach::Header;
 use source::{HIDDEN, Source};
 use std::net::IpAddr;
@@ -25,6 +28,8 @@ use values::{Amount, Expected, OnFailure};
 pub struct Settings {
     /// `rootbeam.image=`.
     pub image: Vec<Source>,
+    /// `rootbeam.layer=`, the topmost last.
+    pub layers: Vec<Layer>,
     /// `rootbeam.header=`, one a name.
     pub headers: Vec<Header>,
     /// `rootbeam.proxy=` or `proxy=`.
@@ -69,7 +74,7 @@ pub struct Settings {
     pub blacklist: Vec<String>,
     /// `MODULE.PARAMETER=VALUE` words, for the modules that are loaded.
     pub module_parameters: Vec<(String, String)>,
-    /// Words that say what to verify by and cannot be understood: with one of them nothing is booted.
+    /// Words that say what to verify by or what to stack and cannot be understood: with one of them nothing is booted.
     pub unclear: Vec<Notice>,
 }
 
@@ -77,6 +82,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             image: Vec::new(),
+            layers: Vec::new(),
             headers: Vec::new(),
             proxy: None,
             time_servers: Vec::new(),
@@ -120,7 +126,7 @@ pub enum Fault {
     Unknown(Option<&'static str>),
     /// The value is none of this option's.
     Value(Expected),
-    /// The same of an option that says what to verify by.
+    /// The same of an option that says what to verify by, or of which layers the root is made.
     Proof(Expected),
 }
 
@@ -168,6 +174,13 @@ impl Settings {
                 let sources: Result<Vec<_>, _> =
                     value()?.split(',').filter(|s| !s.is_empty()).take(MAX_SOURCES).map(Source::parse).collect();
                 self.image = sources.map_err(Fault::Value)?;
+            }
+            "rootbeam.layer" => {
+                let layer = Layer::parse(word.text().unwrap_or_default()).map_err(Fault::Proof)?;
+                if self.layers.len() >= MAX_LAYERS {
+                    return Err(proof(&format!("one of at most {MAX_LAYERS} layers")));
+                }
+                self.layers.push(layer);
             }
             "rootbeam.header" => {
                 let header = Header::parse(value()?).map_err(Fault::Value)?;
@@ -228,7 +241,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether it is clear what the image is to be verified by: a misspelt hash must not boot what it was to exclude.
+    /// Whether it is clear what the image is to be verified by and what is to stand on it: a misspelt hash must not boot
+    /// what it was to exclude, nor a misspelt layer a root without it.
     pub fn proofs(&self) -> Result<(), Failure> {
         match self.unclear.first() {
             Some(Notice { word, fault: Fault::Proof(expected) | Fault::Value(expected) }) => Err(Failure::new(
@@ -239,6 +253,11 @@ impl Settings {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Every source that the operator named, of the image and of layers.
+    pub fn sources_named(&self) -> impl Iterator<Item = &Source> {
+        self.image.iter().chain(self.layers.iter().flat_map(|layer| &layer.sources))
     }
 
     /// The sources of the image, of which there is at least one.
@@ -376,6 +395,20 @@ mod tests {
             "FAILED at settings: rootbeam.verify=no: its value must be require or default. Remedy: correct it on the \
              kernel command line, or in the file that was packed with `rootbeam pack --config`."
         );
+    }
+
+    #[test]
+    fn layers_gather_and_one_that_is_unclear_or_too_many_boots_nothing() {
+        let packed = b"rootbeam.layer=http://h/a";
+        let (settings, notices) = Settings::parse(packed, b"rootbeam.layer=http://h/b,http://i/b?optional");
+        assert_eq!(notices, []);
+        let layer = |text| Layer::parse(text).unwrap();
+        assert_eq!(settings.layers, [layer("http://h/a"), layer("http://h/b,http://i/b?optional")]);
+        assert_eq!(settings.proofs(), Ok(()));
+        let failure = parse("rootbeam.layer=site.squashfs").0.proofs().unwrap_err();
+        assert_eq!(failure.cause, "its value must be a URL such as http://server/web.squashfs");
+        let failure = parse(&"rootbeam.layer=http://h/a ".repeat(9)).0.proofs().unwrap_err();
+        assert_eq!(failure.cause, "its value must be one of at most 8 layers");
     }
 
     #[test]

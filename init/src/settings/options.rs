@@ -18,13 +18,19 @@ const fn option(name: &'static str, value: &'static str, default: &'static str, 
 }
 
 /// The options, in the order of the README.
-pub const OPTIONS: [OptionInfo; 15] = [
+pub const OPTIONS: [OptionInfo; 16] = [
     option("rootbeam.image", "URL[,URL…]", "required", "Where the image is, http or https, best source first"),
+    option(
+        "rootbeam.layer",
+        "URL[,URL…][?optional]",
+        "none",
+        "An image to stack on the image; may be repeated, the last is on top",
+    ),
     option(
         "rootbeam.header",
         "NAME:VALUE",
         "none",
-        "A request header for the servers of `rootbeam.image=` and no others; may be repeated",
+        "A request header for the servers of `rootbeam.image=` and `rootbeam.layer=`, no others; may be repeated",
     ),
     option("rootbeam.proxy", "http://HOST:PORT", "none", "The HTTP proxy that all requests go through; `proxy=` too"),
     option("rootbeam.ntp", "HOST[,HOST…]", "the lease's", "Time servers, asked where a certificate fails for time"),

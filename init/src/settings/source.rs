@@ -2,6 +2,7 @@
 
 use super::values::Expected;
 use crate::facts::{Facts, WORDS};
+use crate::label::Label;
 use std::fmt;
 use url::Url;
 
@@ -44,6 +45,21 @@ impl Source {
         })?;
         let template = (sample != rest).then(|| text.to_owned());
         Ok(Self { template, url: check(&format!("{start}{sample}"))? })
+    }
+
+    /// Whether its query has a part of that name.
+    pub fn asks(&self, name: &str) -> bool {
+        self.url.query().is_some_and(|query| query.split('&').any(|part| part == name))
+    }
+
+    /// A file beside this one, its words filled in; the query stays, as it does for all that lies beside an image.
+    pub fn beside(&self, name: &Label) -> Result<Self, Expected> {
+        let mut url = self.url.clone();
+        // Only URLs without a host have no segments.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop().push(name.as_str());
+        }
+        Ok(Self { template: None, url: check(url.as_str())? })
     }
 
     /// The same with the machine's values for its words.
@@ -168,6 +184,13 @@ mod tests {
         assert_eq!(filled.as_str(), "https://h:8443/x86_64/node-52-54-00-12-34-56.img?s=A%2F1");
         assert_eq!(filled.origin(), source.origin());
         assert_eq!(filled.fill(&Facts::default()), Ok(filled));
+    }
+
+    #[test]
+    fn a_file_beside_keeps_folder_and_query() {
+        let beside = |url: &str| Source::parse(url).unwrap().beside(&Label::new("site.manifest").unwrap()).unwrap();
+        assert_eq!(beside("https://h:8443/a/b/web.img?sig=1/2").as_str(), "https://h:8443/a/b/site.manifest?sig=1/2");
+        assert_eq!(beside("http://h/web.img").as_str(), "http://h/site.manifest");
     }
 
     #[test]

@@ -455,7 +455,7 @@ impl Worker {
         while let Some(action) = self.engine.as_mut().and_then(Engine::next_action) {
             match action {
                 Action::News(news) => {
-                    if let StoreNews::Done { .. } = news {
+                    if let StoreNews::Done { .. } | StoreNews::Absent = news {
                         self.fetcher = None;
                     }
                     self.outbox.push_back(news);

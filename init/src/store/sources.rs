@@ -40,6 +40,12 @@ pub fn is_absence(cause: &FetchCause) -> bool {
     matches!(cause, FetchCause::Status { status: 403 | 404 | 410, .. })
 }
 
+/// Whether the answer says for certain that there is no such file. A 403 does not: an image that nobody may read is no
+/// image that is absent.
+fn is_gone(cause: &StoreCause) -> bool {
+    matches!(cause, StoreCause::Fetch { cause: FetchCause::Status { status: 404 | 410, .. }, .. })
+}
+
 /// How far a source was got with; a later stage makes its failure the more telling one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -244,10 +250,17 @@ impl Sources {
         }
     }
 
-    /// The most telling cause among those given up: of the one that got furthest, in order of preference.
+    /// Whether nothing is held against any source but that it has no such file.
+    pub fn are_only_without(&self) -> bool {
+        self.all.iter().filter_map(|source| source.out.as_ref()).all(|(_, cause)| is_gone(cause))
+    }
+
+    /// The most telling cause among those given up: of the one that got furthest, in order of preference; that a source
+    /// has no such file tells the least.
     pub fn verdict(&self) -> Option<StoreCause> {
+        let told = |(stage, cause): &(Stage, StoreCause)| (!is_gone(cause), *stage);
         let best = self.all.iter().filter_map(|source| source.out.as_ref());
-        best.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, cause)| cause.clone())
+        best.reduce(|best, other| if told(other) > told(best) { other } else { best }).map(|(_, cause)| cause.clone())
     }
 
     /// xorshift64: scatters machines, keeps no secret.
@@ -335,6 +348,13 @@ mod tests {
         sources.give_up(1, Stage::Image, fetch(1, 416));
         sources.give_up(2, Stage::Image, StoreCause::Empty { source: 2 });
         assert_eq!(sources.verdict(), Some(fetch(1, 416)));
+        assert!(!sources.are_only_without());
+        let mut sources = three();
+        sources.give_up(0, Stage::Image, fetch(0, 404));
+        assert!(sources.are_only_without());
+        sources.give_up(1, Stage::Discovery, fetch(1, 403));
+        assert!(!sources.are_only_without(), "a file that may not be read is there");
+        assert_eq!(sources.verdict(), Some(fetch(1, 403)));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub const CHUNK: usize = CHUNK_SIZE as usize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done(ImageFacts),
+    Absent,
     Failed(StoreCause),
 }
 
@@ -121,7 +122,7 @@ impl Bed {
                         }
                         StoreNews::Time { seconds } => self.times.push(*seconds),
                         StoreNews::Done { tally, .. } => self.tally = *tally,
-                        StoreNews::Failed(_) => {}
+                        StoreNews::Absent | StoreNews::Failed(_) => {}
                     }
                     return news;
                 }
@@ -140,6 +141,7 @@ impl Bed {
             match self.news() {
                 StoreNews::Size { .. } => self.send(StoreOrder::Admitted),
                 StoreNews::Done { facts, .. } => return Outcome::Done(facts),
+                StoreNews::Absent => return Outcome::Absent,
                 StoreNews::Failed(cause) => return Outcome::Failed(cause),
                 _ => {}
             }
@@ -232,6 +234,7 @@ pub fn wanted(sources: &[String]) -> Wanted {
         sha256: None,
         manifest: None,
         require_verified: false,
+        optional: false,
         kernel: Label::new("6.1.0-test").unwrap(),
         stall_seconds: 20,
         anchors: Anchors::default(),

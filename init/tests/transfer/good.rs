@@ -17,6 +17,7 @@ pub fn facts(image: &[u8], trust: Trust, sha256: Option<Sha256>, version: Option
         manifest: version.map(|_| Sha256::of(manifest(image).render().as_bytes())),
         date: None,
         version,
+        layers: vec![],
     })
 }
 

@@ -4,6 +4,7 @@ mod bed;
 mod credentials;
 mod good;
 mod https;
+mod optional;
 mod real;
 mod refusals;
 mod server;

@@ -3,10 +3,10 @@
 use super::super::locate;
 use super::super::sources::{Stage, is_absence};
 use super::super::transfer::{Hashes, Transfer};
-use super::{Engine, Phase, Plan, Rung, Vouched};
+use super::{Action, Engine, Phase, Plan, Rung, Vouched};
 use crate::digest::Sha256;
 use crate::manifest::{LIST_BLOCK, MAX_BYTES, Manifest, Refusal};
-use crate::messages::{FetchCause, SourceIndex, StoreCause, Trust};
+use crate::messages::{FetchCause, SourceIndex, StoreCause, StoreNews, Trust};
 use crate::trust::{KeyId, SignatureFault};
 
 impl Engine {
@@ -150,13 +150,37 @@ impl Engine {
         }
     }
 
+    /// What an image lacks that stands on a server and that nothing vouches for as this boot demands.
+    pub(super) fn unproven(&self, plan: &Plan, source: SourceIndex) -> Option<StoreCause> {
+        match plan.vouched.trust {
+            _ if self.demands_manifest() => Some(StoreCause::ManifestMissing { source }),
+            Trust::Unverified if self.wanted.require_verified => Some(StoreCause::Unverified),
+            _ => None,
+        }
+    }
+
+    /// There is none, and it may be missing.
+    pub(super) fn absent(&mut self) {
+        self.phase = Phase::Done;
+        self.actions.push_back(Action::News(StoreNews::Absent));
+    }
+
     /// Nobody has what this rung looks for.
     pub(super) fn next_rung(&mut self, rung: Rung) {
+        let may_be_absent = self.wanted.optional && self.sources.are_only_without();
+        let unvouched = || Plan { origin: None, manifest: None, whole: None, vouched: Trust::Unverified.into() };
         let Some((first, _)) = self.sources.live().next() else {
+            if may_be_absent {
+                return self.absent();
+            }
             let cause = self.sources.verdict().unwrap_or(StoreCause::Unverified);
             return self.fail(cause);
         };
         if self.demands_manifest() {
+            // Whether it is absent or lacks its manifest, only the image itself can tell.
+            if may_be_absent {
+                return self.open(unvouched());
+            }
             // What is wrong with the manifest of one source tells more than that another has none.
             let cause = self.sources.verdict().unwrap_or(StoreCause::ManifestMissing { source: first });
             return self.fail(cause);
@@ -169,11 +193,8 @@ impl Engine {
         match rung {
             Rung::Manifest => self.phase = Phase::Discovery(Rung::Sidecar),
             Rung::Sidecar => self.phase = Phase::Discovery(Rung::Sums),
-            Rung::Sums if self.wanted.require_verified => self.fail(StoreCause::Unverified),
-            Rung::Sums => {
-                let vouched = Trust::Unverified.into();
-                self.open(Plan { origin: None, manifest: None, whole: None, vouched });
-            }
+            Rung::Sums if self.wanted.require_verified && !may_be_absent => self.fail(StoreCause::Unverified),
+            Rung::Sums => self.open(unvouched()),
         }
     }
 

@@ -318,6 +318,9 @@ impl Engine {
         if let Some((size, false)) = self.admission {
             self.actions.push_back(Action::News(StoreNews::Size { bytes: size }));
         }
+        if matches!(&self.phase, Phase::Opening(plan) if self.unproven(plan, 0).is_some()) {
+            self.phase = Phase::Discovery(Rung::Manifest);
+        }
         match &mut self.phase {
             Phase::Discovery(rung) => *rung = Rung::Manifest,
             Phase::List { list: transfer, .. } | Phase::Image { image: transfer, .. } => transfer.forgive(),
@@ -398,6 +401,7 @@ impl Engine {
             manifest: plan.vouched.manifest,
             version: plan.manifest.as_ref().map(|manifest| manifest.version),
             date: plan.manifest.as_ref().filter(|_| plan.vouched.trust == Trust::Signed).map(|manifest| manifest.date),
+            layers: plan.manifest.as_ref().and_then(Manifest::layer_names).unwrap_or_default(),
         };
         self.phase = Phase::Done;
         for (source, told) in self.sources.all().filter(|(_, source)| source.tally.requests > 0) {

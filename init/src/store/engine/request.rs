@@ -129,6 +129,11 @@ impl Engine {
     }
 
     fn give_in(&mut self) {
+        // Nothing of it was ever seen: neither a manifest, nor a checksum, nor a size.
+        let unseen = matches!(&self.phase, Phase::Opening(plan) if plan.origin.is_none()) && self.admission.is_none();
+        if self.wanted.optional && unseen && self.sources.are_only_without() {
+            return self.absent();
+        }
         let cause = self.sources.verdict().unwrap_or(StoreCause::Unverified);
         self.fail(cause);
     }
@@ -263,6 +268,9 @@ impl Engine {
             None => self.refuse(number, Stage::Image, StoreCause::Fetch { source, cause: FetchCause::Protocol }),
             Some(0) => self.refuse(number, Stage::Image, StoreCause::Empty { source }),
             Some(size) => {
+                if let Some(cause) = self.unproven(&plan, source) {
+                    return self.refuse(number, Stage::Image, cause);
+                }
                 self.admit(size);
                 self.begin_image(plan, super::Hashes::None, size);
                 self.prefix = Some((source, head.validator));

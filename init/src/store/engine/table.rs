@@ -45,6 +45,12 @@ fn states() -> Vec<(&'static str, Run)> {
         (0..3).for_each(|_| drop(run.failed(not_found())));
         run
     };
+    let unsigned = || {
+        let mut run = Run::new(Wanted { optional: true, anchors: one_key().0, ..wanted(&["http://a/web.img"]) });
+        run.on(Event::Fetcher);
+        run.failed(not_found());
+        run
+    };
     let unhashed = |admitted: bool| {
         let mut run = opening();
         run.head(SIZE);
@@ -98,6 +104,7 @@ fn states() -> Vec<(&'static str, Run)> {
         ("image coming", flowing()),
         ("pausing", pausing()),
         ("image of unknown size asked for", opening()),
+        ("unsigned image asked for, optional", unsigned()),
         ("image without hashes held", unhashed(false)),
         ("image without hashes coming", unhashed(true)),
         ("looking at what is there", recovering()),
@@ -167,6 +174,7 @@ fn words(actions: &[Action]) -> String {
         Action::News(StoreNews::Source { .. }) => "tell of the source".to_owned(),
         Action::News(StoreNews::Done { .. }) => "DONE".to_owned(),
         Action::News(StoreNews::Time { .. }) => "tell the time".to_owned(),
+        Action::News(StoreNews::Absent) => "ABSENT".to_owned(),
         Action::News(StoreNews::Progress(_)) => "progress".to_owned(),
         Action::Receive { .. } => "receive".to_owned(),
         Action::Allocate { .. } => "allocate".to_owned(),

@@ -5,6 +5,7 @@ use crate::messages::TlsFault;
 use crate::messages::{FetchCause, Head, Range};
 use crate::trust::Anchors;
 
+mod optional;
 pub mod trust;
 
 const SIZE: u64 = 3 * CHUNK_SIZE as u64 + 5;
@@ -16,6 +17,7 @@ pub(super) fn wanted(sources: &[&str]) -> Wanted {
         sha256: None,
         manifest: None,
         require_verified: false,
+        optional: false,
         kernel: Label::new("6.1.0").unwrap(),
         stall_seconds: 20,
         anchors: Anchors::default(),

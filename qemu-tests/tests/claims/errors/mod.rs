@@ -8,7 +8,7 @@ mod inits;
 mod kernels;
 mod network;
 mod policies;
-mod trust;
+pub mod trust;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;

@@ -40,13 +40,13 @@ pub fn claims() -> Vec<Trial> {
 }
 
 /// A key pair made by the shipped `rootbeam`, once.
-struct Pair {
+pub struct Pair {
     folder: PathBuf,
     name: &'static str,
 }
 
 impl Pair {
-    fn of(name: &'static str) -> Result<Self> {
+    pub fn of(name: &'static str) -> Result<Self> {
         let folder = places::cache("keys")?.join(format!("rootbeam-{name}"));
         places::once(&folder, |half| {
             std::fs::create_dir(half)?;
@@ -55,8 +55,14 @@ impl Pair {
         Ok(Self { folder, name })
     }
 
-    fn public(&self) -> String {
+    pub fn public(&self) -> String {
         self.folder.join(format!("{}.pub", self.name)).display().to_string()
+    }
+
+    /// Adds its signature to that of a manifest.
+    pub fn sign(&self, manifest: &Path) -> Result<()> {
+        let key = self.folder.join(format!("{}.key", self.name));
+        command::run(rootbeam()?.arg("sign").arg(manifest).arg("--add").arg("-s").arg(key)).map(drop)
     }
 
     fn id(&self) -> Result<KeyId> {
@@ -92,8 +98,7 @@ impl Publication {
 
     /// With one more signature.
     fn signed(self, pair: &Pair) -> Result<Self> {
-        let key = pair.folder.join(format!("{}.key", pair.name));
-        command::run(rootbeam()?.arg("sign").arg(self.manifest()).arg("--add").arg("-s").arg(key))?;
+        pair.sign(&self.manifest())?;
         Ok(self)
     }
 

@@ -4,6 +4,7 @@
 mod answers;
 mod changes;
 mod cuts;
+mod layers;
 mod lies;
 mod memory;
 mod names;
@@ -40,6 +41,7 @@ pub fn claims() -> Vec<Trial> {
         cuts::claims(),
         silence::claims(),
         answers::claims(),
+        layers::claims(),
         lies::claims(),
         changes::claims(),
         sources::claims(),

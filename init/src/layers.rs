@@ -1,0 +1,270 @@
+//! The images of a boot: the image, then the layers that its manifest names, then those of the command line. They come
+//! into memory one after another, and each stands above those before it.
+
+use crate::causes;
+use crate::crew::Crew;
+use crate::failure::{Failure, Step};
+use crate::manifest::MAX_LAYERS;
+use crate::messages::{FetchCause, ImageFacts, StoreCause, Trust, Wanted};
+use crate::modules::Modules;
+use crate::receive::{Download, Received};
+use crate::settings::Settings;
+use crate::settings::source::Source;
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+/// Who asked for an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedBy {
+    /// `rootbeam.image=`: it is the image.
+    Image,
+    /// The image's manifest.
+    Manifest,
+    /// `rootbeam.layer=`.
+    Layer,
+}
+
+/// One image that the boot wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Where it is, best source first.
+    pub sources: Vec<Source>,
+    /// Whether the boot goes on without it where no source has it.
+    pub optional: bool,
+    /// Who asked for it.
+    pub asked_by: AskedBy,
+}
+
+/// What came, over attempts.
+#[derive(Debug, Default)]
+pub struct Stack {
+    /// One an order that is done; none where it is absent.
+    done: Vec<Option<Received>>,
+    /// The one that is under way.
+    download: Download,
+}
+
+impl Stack {
+    /// The order that is next; none where all are done.
+    pub fn next(&self, settings: &Settings) -> Result<Option<Order>, Failure> {
+        match self.done.split_first() {
+            Some((Some(image), layers)) => Ok(layers_of(settings, &image.facts)?.into_iter().nth(layers.len())),
+            _ => Ok(Some(Order { sources: settings.image.clone(), optional: false, asked_by: AskedBy::Image })),
+        }
+    }
+
+    /// Carries `order` out, or goes on where the last call stopped; none where it is absent.
+    pub fn run(
+        &mut self,
+        crew: &mut Crew,
+        modules: &mut Modules,
+        settings: &Settings,
+        (order, wanted): (&Order, &Wanted),
+        deadline: Option<Instant>,
+    ) -> Result<Option<Received>, Failure> {
+        crew.turn_to_image(self.done.len())?;
+        let received = self.download.run(crew, modules, settings, (order, wanted), deadline)?;
+        self.download = Download::default();
+        self.done.push(received.clone());
+        Ok(received)
+    }
+
+    /// The images that came, each with its memory, the topmost last.
+    pub fn images<'a>(&'a self, crew: &'a Crew) -> Vec<(BorrowedFd<'a>, &'a Received)> {
+        crew.images().zip(&self.done).filter_map(|(memory, received)| Some((memory, received.as_ref()?))).collect()
+    }
+}
+
+impl Order {
+    /// Whether it stands on the image.
+    pub fn is_layer(&self) -> bool {
+        self.asked_by != AskedBy::Image
+    }
+
+    /// What a step that carried it out did.
+    pub fn outcome(&self, received: Option<&Received>) -> String {
+        match received {
+            Some(received) if self.is_layer() => format!("{} bytes of {self}", received.facts.size),
+            Some(received) => format!("{} bytes from {self}", received.facts.size),
+            None => format!("{self}: absent"),
+        }
+    }
+
+    /// The failure by `cause`; for a layer with a remedy that speaks of the layer.
+    pub fn failure(&self, cause: &StoreCause, running_kernel: &str) -> Failure {
+        let failure = causes::store(cause, &self.sources, running_kernel);
+        let remedy = match cause {
+            StoreCause::Unverified if self.is_layer() => {
+                "make a manifest with `rootbeam image manifest IMAGE` beside the layer".to_owned()
+            }
+            StoreCause::Fetch { cause: FetchCause::Status { status: 404 | 410, .. }, .. }
+                if self.asked_by == AskedBy::Layer =>
+            {
+                format!("{}; behind its URL ?optional says that it may be missing", self.worded(&failure.remedy))
+            }
+            _ => self.worded(&failure.remedy),
+        };
+        Failure { remedy, ..failure }
+    }
+
+    /// A text about the image with the word that names this one.
+    pub fn worded(&self, text: &str) -> String {
+        match self.asked_by {
+            AskedBy::Image => text.to_owned(),
+            AskedBy::Manifest => text.replace("rootbeam.image=", "the image's manifest"),
+            AskedBy::Layer => text.replace("rootbeam.image=", "rootbeam.layer="),
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.is_layer(), self.sources.as_slice()) {
+            (true, [first, ..]) => write!(f, "layer {first}"),
+            (false, [only]) => write!(f, "{only}"),
+            (_, several) => write!(f, "{} sources", several.len()),
+        }
+    }
+}
+
+/// The layers over an image of which this is known, the topmost last.
+fn layers_of(settings: &Settings, image: &ImageFacts) -> Result<Vec<Order>, Failure> {
+    let manifest = || format!("manifest of {}", causes::named(&settings.image, 0));
+    if !image.layers.is_empty() && image.trust == Trust::Pinned {
+        return Err(Failure::new(
+            Step::Manifest,
+            manifest(),
+            "it names layers, and the hash on the command line does not vouch for them",
+            "pack a key and sign the manifests of image and layers, or ask for the layers by rootbeam.layer=",
+        ));
+    }
+    let (named, asked) = (image.layers.len(), settings.layers.len());
+    if named + asked > MAX_LAYERS {
+        return Err(Failure::new(
+            Step::Settings,
+            format!("{} layers", named + asked),
+            format!("at most {MAX_LAYERS} stand on an image; its manifest names {named}, the command line {asked}"),
+            "put several layers into one",
+        ));
+    }
+    let mut orders = Vec::new();
+    for name in &image.layers {
+        let sources = settings.image.iter().map(|source| source.beside(name)).collect::<Result<_, _>>();
+        let sources = sources.map_err(|expected| {
+            Failure::new(
+                Step::Manifest,
+                manifest(),
+                format!("its layer {name} is not {expected}"),
+                "correct its layers",
+            )
+        })?;
+        orders.push(Order { sources, optional: false, asked_by: AskedBy::Manifest });
+    }
+    orders.extend(settings.layers.iter().map(|layer| Order {
+        sources: layer.sources.clone(),
+        optional: layer.optional,
+        asked_by: AskedBy::Layer,
+    }));
+    Ok(orders)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Admitted, Memory};
+    use crate::label::Label;
+    use crate::messages::{Compressor, FilesystemKind, Tally};
+
+    fn settings(line: &str) -> Settings {
+        Settings::parse(b"", line.as_bytes()).0
+    }
+
+    fn image(trust: Trust, layers: &[&str]) -> ImageFacts {
+        ImageFacts {
+            filesystem: FilesystemKind::Squashfs,
+            compressor: Compressor::Zstd,
+            size: 1,
+            sha256: None,
+            trust,
+            signers: vec![],
+            manifest: None,
+            version: None,
+            date: None,
+            layers: layers.iter().map(|name| Label::new(name).unwrap()).collect(),
+        }
+    }
+
+    fn received(facts: ImageFacts) -> Received {
+        Received {
+            facts,
+            tally: Tally::default(),
+            sources: Default::default(),
+            admitted: Admitted { overlay: 0, warning: None },
+            before: Memory { total: 0, available: 0 },
+        }
+    }
+
+    #[test]
+    fn the_image_comes_first_then_its_manifests_layers_then_the_command_lines() {
+        let settings = settings(
+            "rootbeam.image=http://a/x/web.img,http://b/web.img?k=1 rootbeam.layer=http://c/one.img?optional \
+             rootbeam.layer=http://d/two.img",
+        );
+        let mut stack = Stack::default();
+        let mut orders = Vec::new();
+        while let Some(order) = stack.next(&settings).unwrap() {
+            orders.push((
+                order.sources.iter().map(|s| s.as_str().to_owned()).collect::<Vec<_>>().join(" "),
+                order.optional,
+            ));
+            // What comes for a layer, or that nothing does, changes nothing in what follows.
+            let first = stack.done.is_empty();
+            stack.done.push(first.then(|| received(image(Trust::Signed, &["site.img", "more.manifest"]))));
+        }
+        let expected = [
+            ("http://a/x/web.img http://b/web.img?k=1", false),
+            ("http://a/x/site.img http://b/site.img?k=1", false),
+            ("http://a/x/more.manifest http://b/more.manifest?k=1", false),
+            ("http://c/one.img", true),
+            ("http://d/two.img", false),
+        ];
+        assert_eq!(orders, expected.map(|(sources, optional)| (sources.to_owned(), optional)));
+    }
+
+    #[test]
+    fn layers_that_a_pin_does_not_vouch_for_are_refused() {
+        let settings = settings("rootbeam.image=http://a/web.img");
+        let failure = layers_of(&settings, &image(Trust::Pinned, &["site.img"])).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "FAILED at manifest: manifest of http://a/web.img: it names layers, and the hash on the command line does \
+             not vouch for them. Remedy: pack a key and sign the manifests of image and layers, or ask for the layers \
+             by rootbeam.layer=."
+        );
+        assert_eq!(layers_of(&settings, &image(Trust::Pinned, &[])), Ok(vec![]));
+    }
+
+    #[test]
+    fn no_more_than_eight_stand_on_an_image() {
+        let settings = settings(&format!("rootbeam.image=http://a/web.img {}", "rootbeam.layer=http://a/l ".repeat(7)));
+        assert_eq!(layers_of(&settings, &image(Trust::Signed, &["1"])).map(|orders| orders.len()), Ok(8));
+        let failure = layers_of(&settings, &image(Trust::Signed, &["1", "2"])).unwrap_err();
+        assert_eq!(failure.object, "9 layers");
+        assert_eq!(failure.cause, "at most 8 stand on an image; its manifest names 2, the command line 7");
+    }
+
+    #[test]
+    fn a_failure_speaks_of_the_word_that_asked() {
+        let order = |asked_by| Order { sources: vec![Source::parse("http://a/l").unwrap()], optional: false, asked_by };
+        let missing = StoreCause::Fetch { source: 0, cause: FetchCause::Status { status: 404, retry_after: None } };
+        let remedy = |asked_by| order(asked_by).failure(&missing, "6.1").remedy;
+        assert_eq!(remedy(AskedBy::Image), "correct the path in rootbeam.image=, or put the file there");
+        assert_eq!(remedy(AskedBy::Manifest), "correct the path in the image's manifest, or put the file there");
+        assert_eq!(
+            remedy(AskedBy::Layer),
+            "correct the path in rootbeam.layer=, or put the file there; behind its URL ?optional says that it may be \
+             missing"
+        );
+    }
+}
