@@ -239,7 +239,8 @@ mod tests {
             let image = File::from(memory::create("image").unwrap());
             image.set_len(64 * 4096).unwrap();
             let mut hashers = Hashers::start(image.try_clone().unwrap(), processors).unwrap();
-            (0..64).for_each(|chunk| hashers.submit(work(chunk, chunk % 3 > 0)));
+            let is_right = |chunk: u64| !chunk.is_multiple_of(3);
+            (0..64).for_each(|chunk| hashers.submit(work(chunk, is_right(chunk))));
             let mut found = Vec::new();
             while found.len() < 64 {
                 if let Some(Judged { work, right, written }) = hashers.next() {
@@ -251,10 +252,10 @@ mod tests {
                 }
             }
             found.sort_unstable();
-            assert_eq!(found, (0..64).map(|chunk| (chunk, chunk % 3 > 0)).collect::<Vec<_>>());
+            assert_eq!(found, (0..64).map(|chunk| (chunk, is_right(chunk))).collect::<Vec<_>>());
             let mut held = vec![0; 64 * 4096];
             image.read_exact_at(&mut held, 0).unwrap();
-            let page = |chunk: usize| if chunk % 3 > 0 { vec![chunk as u8 + 1; 4096] } else { vec![0; 4096] };
+            let page = |chunk: u64| vec![if is_right(chunk) { chunk as u8 + 1 } else { 0 }; 4096];
             assert_eq!(held, (0..64).flat_map(page).collect::<Vec<_>>());
         }
     }
