@@ -87,7 +87,7 @@ pub mod fd {
 
 /// How many requests run at once at the most, each in a lane of the staging ring.
 pub const LANES: usize = 8;
-/// Size of one lane, in bytes: it bridges a millisecond of the store's absence at 1 GB/s, and stays in a cache.
-pub const LANE_BYTES: usize = 1 << 20;
+/// Size of one lane, in bytes: it bridges two milliseconds of the store's absence at 1 GB/s, and stays in a cache.
+pub const LANE_BYTES: usize = 2 << 20;
 /// Size of the staging ring between fetch and store, in bytes: the lanes one behind another.
 pub const RING_BYTES: usize = LANES * LANE_BYTES;

@@ -83,7 +83,8 @@ impl Consumer {
 
     /// Bytes to give back, once they are worth a message.
     pub fn due_credit(&mut self) -> Option<u32> {
-        if self.credit < self.shared.len() / 8 {
+        // Each word of it wakes a thread over there.
+        if self.credit < self.shared.len() / 2 {
             return None;
         }
         u32::try_from(std::mem::take(&mut self.credit)).ok()
