@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{elf, rootbeam, run, succeed};
+use common::{elf, rootbeam, run, serve_tls, succeed};
 use rootbeam::serve::log::Log;
 use rootbeam::serve::server::Server;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// A kernel's modules, an image published in `www`, and room for what is packed.
@@ -342,34 +342,6 @@ fn signatures_are_verified_with_the_packed_keys() {
     succeed(rootbeam().args(["--quiet", "image", "manifest"]).arg(scene.path("www/web.squashfs")));
     let (code, said) = first(check(&archive, &words, &[], false));
     assert!(code == 3 && said.contains("it was altered since, or the signature is of another manifest"), "{said}");
-}
-
-/// Serves `folder` over https with a certificate of its own authority, `ca.pem`, that is valid for `days`.
-fn serve_tls(folder: &Path, days: i32) -> (Child, u16) {
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
-    openssl(&format!("req {key} -keyout leaf.key -out leaf.csr -subj /CN=server"));
-    let sign = "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out leaf.pem";
-    openssl(&format!("{sign} -days {days}"));
-    let mut child = Command::new("openssl")
-        .args("s_server -accept 127.0.0.1:0 -cert leaf.pem -key leaf.key -WWW".split(' '))
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let line = lines.find(|line| line.starts_with("ACCEPT ")).expect("it says where it listens");
-    let port = line.rsplit(':').next().unwrap().parse().unwrap();
-    // Its later words must find a reader.
-    std::thread::spawn(move || lines.for_each(drop));
-    (child, port)
 }
 
 #[test]

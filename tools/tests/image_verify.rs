@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{rootbeam, run, succeed};
+use common::{rootbeam, run, serve_tls, succeed};
 use rootbeam::serve::log::Log;
 use rootbeam::serve::server::Server;
 use rootbeam_init::digest::Sha256;
@@ -10,7 +10,7 @@ use rootbeam_init::manifest::{CHUNK_SIZE, Manifest};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// Three whole chunks and a part of one.
@@ -296,33 +296,6 @@ fn what_is_not_there_is_told_with_a_remedy() {
     assert!(said.contains("cannot fetch http://127.0.0.1:1/web.squashfs.manifest"), "{said}");
 }
 
-/// Serves `folder` over https with a certificate of an authority of its own; returns the port.
-fn serve_tls(folder: &Path) -> (Child, u16) {
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
-    openssl(&format!("req {key} -keyout leaf.key -out leaf.csr -subj /CN=server"));
-    openssl("x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out leaf.pem -days 2");
-    let mut child = Command::new("openssl")
-        .args("s_server -accept 127.0.0.1:0 -cert leaf.pem -key leaf.key -WWW".split(' '))
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let line = lines.find(|line| line.starts_with("ACCEPT ")).expect("it says where it listens");
-    let port = line.rsplit(':').next().unwrap().parse().unwrap();
-    // Its later words must find a reader.
-    std::thread::spawn(move || lines.for_each(drop));
-    (child, port)
-}
-
 #[test]
 fn https_is_verified_against_the_given_authority_only() {
     if Command::new("openssl").arg("version").output().is_err() {
@@ -330,7 +303,7 @@ fn https_is_verified_against_the_given_authority_only() {
         return;
     }
     let published = Published::new();
-    let (mut server, port) = serve_tls(published.folder.path());
+    let (mut server, port) = serve_tls(published.folder.path(), 2);
     let url = format!("https://127.0.0.1:{port}/web.squashfs");
     let authority = published.folder.path().join("ca.pem");
     let trusting = run(rootbeam().args(["image", "verify", &url, "--ca"]).arg(&authority));

@@ -19,7 +19,12 @@ const fn option(name: &'static str, value: &'static str, default: &'static str, 
 
 /// The options, in the order of the README.
 pub const OPTIONS: [OptionInfo; 16] = [
-    option("rootbeam.image", "URL[,URL…]", "required", "Where the image is, http or https, best source first"),
+    option(
+        "rootbeam.image",
+        "URL[,URL…]",
+        "required",
+        "Where the image is, http or https; several sources are used at once",
+    ),
     option(
         "rootbeam.layer",
         "URL[,URL…][?optional]",

@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::process::{Command, Output};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
 /// The shipped `rootbeam`, with nothing of the caller's environment that changes what it does.
 pub fn rootbeam() -> Command {
@@ -68,4 +71,33 @@ pub fn elf(segment: u32, fields: Option<&[&str]>) -> Vec<u8> {
         file.extend([0u8; 24]);
     }
     file
+}
+
+/// `openssl s_server` over the files of `folder` on a free port of the loopback, with a certificate for `127.0.0.1` that
+/// is valid for so many days and signed by the authority in `ca.pem` there.
+pub fn serve_tls(folder: &Path, days: i32) -> (Child, u16) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
+    openssl(&format!("req {key} -keyout leaf.key -out leaf.csr -subj /CN=server"));
+    let sign = "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out leaf.pem";
+    openssl(&format!("{sign} -days {days}"));
+    let mut child = Command::new("openssl")
+        .args("s_server -accept 127.0.0.1:0 -cert leaf.pem -key leaf.key -WWW".split(' '))
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.starts_with("ACCEPT ")).expect("it says where it listens");
+    let port = line.rsplit(':').next().unwrap().parse().unwrap();
+    // Its later words must find a reader.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, port)
 }
