@@ -92,8 +92,8 @@ impl Engine {
             return;
         }
         self.climb(now);
-        while let Some(lane) = self.jobs.free_lane() {
-            let Some(next) = self.next_move(now) else { break };
+        for _ in 0..LANES {
+            let (Some(lane), Some(next)) = (self.jobs.free_lane(), self.next_move(now)) else { break };
             if !self.is_linked() {
                 return;
             }
@@ -202,7 +202,7 @@ impl Engine {
         let span = slowest.claim.start + chunks / 2..slowest.claim.end;
         let bytes = transfer.bytes(&span);
         let own_time = (bytes.end - bytes.start).saturating_mul(1000) / own_rate;
-        let doubtful = span.clone().any(|chunk| !self.may_ask(transfer, chunk, index) && chunk < transfer.chunks());
+        let doubtful = transfer.doubtful().any(|chunk| span.contains(&chunk) && !self.may_ask(transfer, chunk, index));
         (eta(slowest) > own_time + TAKE_OVER && !doubtful).then_some(Move::TakeOver(index, slowest.number, span))
     }
 
