@@ -96,6 +96,11 @@ impl Source {
         }
     }
 
+    /// Whether its last request had an answer, right or wrong.
+    pub fn answers(&self) -> bool {
+        self.failures == 0 || self.tally.trouble == Some(FetchCause::WrongBytes)
+    }
+
     /// From when on it may be asked, and whether its last request failed.
     pub fn readiness(&self) -> (Millis, bool) {
         (self.ready, self.failures > 0)

@@ -119,10 +119,17 @@ impl Engine {
         self.sources.live().next().is_none() || self.hopeless().is_some()
     }
 
-    /// A missing chunk that no source is left for.
+    /// A missing chunk that no source is left for: all of them sent it wrong too often, or those that did are there
+    /// and the others are not. Whoever vouched for it is asked again then, rather than a dead server waited for.
     pub(super) fn hopeless(&self) -> Option<u64> {
         let transfer = self.transfer()?;
-        let hopeless = |chunk: &u64| self.sources.live().all(|(index, _)| transfer.rank(*chunk, index).is_none());
+        let hopeless = |chunk: &u64| {
+            let barred = |index| transfer.rank(*chunk, index).is_none();
+            let left = self.sources.live().filter(|(index, _)| !barred(*index));
+            let there = self.sources.live().any(|(index, source)| barred(index) && source.answers());
+            let mut left = left.map(|(_, source)| source.answers());
+            if there { left.all(|answers| !answers) } else { left.next().is_none() }
+        };
         transfer.doubtful().find(hopeless)
     }
 
