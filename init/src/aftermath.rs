@@ -54,6 +54,13 @@ pub fn guard() {
     }));
 }
 
+/// The same for a child of PID 1 that has not become another program: its panic is its own end and no more.
+pub fn guard_child() {
+    std::panic::set_hook(Box::new(|panic| {
+        Console::open().line(3, &format!("a bug in a process of rootbeam's init: {panic}; report it, with this line"));
+    }));
+}
+
 /// Waits, then ends the machine. Where the kernel refuses, this process stays: PID 1 must not end.
 pub fn end(wait: Duration, how: machine::End) -> ! {
     std::thread::sleep(wait);

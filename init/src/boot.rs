@@ -5,7 +5,7 @@ use crate::failure::{Failure, Retry, Step};
 use crate::image::Mounted;
 use crate::machine::Machine;
 use crate::sys::worker;
-use crate::{image, network, root};
+use crate::{image, network, root, streaming};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ fn prepare(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf),
 fn start(machine: &mut Machine) -> Result<Crew, Failure> {
     let step = machine.begin(Step::Modules);
     // The crew listens for devices before they are looked at, so that none is missed between.
-    let crew = Crew::start()?;
+    let crew = Crew::start(streaming::program(&machine.settings)?)?;
     let found = machine.load_drivers();
     machine.end(step, found, 0);
     Ok(crew)
@@ -74,28 +74,22 @@ fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
 }
 
 /// From the verified images to a root that is fit to be entered.
-fn assemble(machine: &mut Machine, crew: &Crew) -> Result<(Mounted, PathBuf), Failure> {
+fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
     let step = machine.begin(Step::Mount);
-    let images = machine.stack.images(crew);
-    let size = images.iter().map(|(_, received)| received.facts.size).sum();
-    let mounted = match machine.mounted.clone() {
-        Some(mounted) => mounted,
-        None => image::mount(&images, &mut machine.modules)?,
+    let size = machine.stack.images(crew).iter().map(|(_, received)| received.facts.size).sum();
+    let assembled = match machine.stack.streamed() {
+        Some(_) => streaming::assembly::assemble(machine, crew)?,
+        None => machine.assemble(crew)?,
     };
-    machine.mounted = Some(mounted.clone());
-    let new_root = root::open()?;
-    let init = root::find_init(&new_root, &machine.settings, &machine.kernel)?;
-    machine.check_modules(&new_root);
-    machine.dress(&new_root);
-    machine.end(step, format!("root on {}", mounted.devices.join(", ")), size);
-    Ok((mounted, init))
+    machine.end(step, format!("root on {}", assembled.0.devices.join(", ")), size);
+    Ok(assembled)
 }
 
 /// Into the new root and its init; there is no way back from the root switch.
 fn hand_over(machine: &mut Machine, crew: Crew, mounted: &Mounted, init: &Path) -> Result<Infallible, Failure> {
     let step = machine.begin(Step::Switch);
     machine.worker_restarts(crew.restarts());
-    drop(crew.dismiss()?);
+    machine.part(crew)?;
     let deleted = root::enter()?;
     machine.end(step, format!("{deleted} files of the initramfs deleted"), 0);
 

@@ -71,6 +71,8 @@ pub mod role {
     pub const STORE: &str = "@rootbeam-store";
     /// HTTP.
     pub const FETCH: &str = "@rootbeam-fetch";
+    /// What is left of PID 1 while an image is streamed.
+    pub const KEEPER: &str = "@rootbeam-keeper";
 }
 
 /// Descriptors that a worker inherits beyond 0 to 2.
@@ -81,9 +83,22 @@ pub mod fd {
     pub const STORE_CHANNEL: i32 = 3;
     /// The image memfd (store only).
     pub const IMAGE: i32 = 4;
-    /// The staging ring's memfd (store and fetch).
+    /// The staging ring's memfd (store, fetch and keeper).
     pub const RING: i32 = 5;
+    /// Where the keeper says that it has begun.
+    pub const READY: i32 = 4;
+    /// The net worker's channel (keeper only).
+    pub const NET_CHANNEL: i32 = 6;
+    /// This program, for the fetch workers to come (keeper only).
+    pub const PROGRAM: i32 = 7;
+    /// The folder of [`STREAM`](super::STREAM) (keeper only).
+    pub const FOLDER: i32 = 8;
+    /// The fetch worker that runs, a pidfd (keeper only, and not always).
+    pub const FETCH: i32 = 9;
 }
+
+/// Name of the file that the store serves while it streams.
+pub const STREAM_FILE: &str = "image";
 
 /// How many requests run at once at the most, each in a lane of the staging ring.
 pub const LANES: usize = 8;

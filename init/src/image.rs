@@ -2,13 +2,14 @@
 
 use crate::causes::filesystem_name;
 use crate::failure::{Failure, Step};
-use crate::messages::{Compressor, FilesystemKind};
+use crate::messages::{Compressor, FilesystemKind, ImageFacts};
 use crate::modules::{Modules, Outcome};
 use crate::receive::Received;
 use crate::settings::values::human;
+use crate::sys::loopdev::{self, LoopDevice};
 use crate::sys::mounts::{self, MountAttrFlags, MountFlags, Refused};
-use crate::sys::{loopdev, tree};
-use std::os::fd::BorrowedFd;
+use crate::sys::tree;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Where the assembled root stands before the switch.
@@ -39,52 +40,58 @@ pub fn prepare_kernel(modules: &mut Modules) {
     }
 }
 
-/// Mounts the images, each above those before it, under a tmpfs overlay at [`SYSROOT`].
-pub fn mount(images: &[(BorrowedFd<'_>, &Received)], modules: &mut Modules) -> Result<Mounted, Failure> {
+/// Loads what the kernel needs for images of these filesystems.
+pub fn require_kernel(
+    filesystems: impl IntoIterator<Item = FilesystemKind>,
+    modules: &mut Modules,
+) -> Result<(), Failure> {
     require_filesystem("overlay", modules)?;
     require("loop", modules)?;
-    for directory in [WRITABLE, SYSROOT] {
-        std::fs::create_dir_all(directory).map_err(|e| failed(directory, &e.to_string()))?;
-    }
-    let mut devices = Vec::new();
-    for (number, (memory, received)) in images.iter().enumerate() {
-        devices.push(mount_image(*memory, received, &lower(number), modules)?);
-    }
-    // The last one was weighed beside all others.
-    let overlay = images.last().map_or(0, |(_, received)| received.admitted.overlay);
-    stack(devices.len(), overlay)?;
-    log::info!("root: {} under an overlay of at most {}", devices.join(", "), human(overlay));
-    Ok(Mounted { devices })
+    filesystems.into_iter().try_for_each(|kind| require_filesystem(filesystem_name(kind), modules))
 }
 
-/// Where image `number` is mounted.
-fn lower(number: usize) -> String {
-    format!("{LOWER}/{number}")
-}
-
-/// Mounts one image at `target`; its RAM disk.
-fn mount_image(
-    memory: BorrowedFd<'_>,
-    received: &Received,
-    target: &str,
-    modules: &mut Modules,
-) -> Result<String, Failure> {
-    let filesystem = filesystem_name(received.facts.filesystem);
-    require_filesystem(filesystem, modules)?;
-    std::fs::create_dir_all(target).map_err(|e| failed(target, &e.to_string()))?;
-    let device = loopdev::attach(memory, "rootbeam").map_err(|e| {
+/// A loop device that stands on `file`, which may have to be read over the network for as long as it is not whole.
+pub fn attach(file: impl AsFd) -> Result<LoopDevice, Failure> {
+    loopdev::attach(file, "rootbeam").map_err(|e| {
         Failure::new(
             Step::Mount,
             "loop device",
             format!("the kernel gives none for the image: {e}"),
             "use a kernel of version 5.8 or newer with the loop driver, and pack its module",
         )
-    })?;
-    let prepared = mounts::prepare(filesystem, &device.path, &[("ro", "")], MountAttrFlags::MOUNT_ATTR_RDONLY)
-        .map_err(|refused| cannot_read(received.facts.filesystem, received.facts.compressor, &refused))?;
+    })
+}
+
+/// Mounts the images, the topmost last, each read-only by its loop device, and the overlay over all of them at
+/// [`SYSROOT`]. [`require_kernel`] went before.
+pub fn mount(images: &[(LoopDevice, &Received)]) -> Result<Mounted, Failure> {
+    for directory in [WRITABLE, SYSROOT] {
+        std::fs::create_dir_all(directory).map_err(|e| failed(directory, &e.to_string()))?;
+    }
+    for (number, (device, received)) in images.iter().enumerate() {
+        mount_image(&device.path, &received.facts, &lower(number))?;
+    }
+    // The last one was weighed beside all others.
+    let overlay = images.last().map_or(0, |(_, received)| received.admitted.overlay);
+    stack(images.len(), overlay)?;
+    let devices: Vec<String> = images.iter().map(|(device, _)| device.path.clone()).collect();
+    log::info!("root: {} under an overlay of at most {}", devices.join(", "), human(overlay));
+    Ok(Mounted { devices })
+}
+
+/// Where the image of that number is mounted.
+fn lower(number: usize) -> String {
+    format!("{LOWER}/{number}")
+}
+
+fn mount_image(device: &str, facts: &ImageFacts, target: &str) -> Result<(), Failure> {
+    let filesystem = filesystem_name(facts.filesystem);
+    std::fs::create_dir_all(target).map_err(|e| failed(target, &e.to_string()))?;
+    let prepared = mounts::prepare(filesystem, device, &[("ro", "")], MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .map_err(|refused| cannot_read(facts.filesystem, facts.compressor, &refused))?;
     prepared.attach(Path::new(target)).map_err(|e| failed(target, &e.to_string()))?;
-    log::info!("{filesystem} on {} at {target}", device.path);
-    Ok(device.path)
+    log::info!("{filesystem} on {device} at {target}");
+    Ok(())
 }
 
 /// The writable layer on top of so many images. Neither nosuid nor nodev: it is the booted system's root.
@@ -110,7 +117,7 @@ fn stack(images: usize, limit: u64) -> Result<(), Failure> {
 }
 
 /// Loads the filesystem `name` and looks it up in /proc/filesystems.
-fn require_filesystem(name: &str, modules: &mut Modules) -> Result<(), Failure> {
+pub fn require_filesystem(name: &str, modules: &mut Modules) -> Result<(), Failure> {
     require(name, modules)?;
     let known = std::fs::read("/proc/filesystems").unwrap_or_default();
     if lists_filesystem(&known, name) {

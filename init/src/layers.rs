@@ -7,7 +7,7 @@ use crate::failure::{Failure, Step};
 use crate::manifest::MAX_LAYERS;
 use crate::messages::{FetchCause, ImageFacts, StoreCause, Trust, Wanted};
 use crate::modules::Modules;
-use crate::receive::{Download, Received};
+use crate::receive::{Download, Held, Received};
 use crate::settings::Settings;
 use crate::settings::source::Source;
 use std::fmt;
@@ -70,6 +70,11 @@ impl Stack {
         Ok(received)
     }
 
+    /// The image that is streamed, where one is.
+    pub fn streamed(&self) -> Option<&Received> {
+        self.done.iter().flatten().find(|received| received.held == Held::Streaming)
+    }
+
     /// The images that came, each with its memory, the topmost last.
     pub fn images<'a>(&'a self, crew: &'a Crew) -> Vec<(BorrowedFd<'a>, &'a Received)> {
         crew.images().zip(&self.done).filter_map(|(memory, received)| Some((memory, received.as_ref()?))).collect()
@@ -85,6 +90,9 @@ impl Order {
     /// What a step that carried it out did.
     pub fn outcome(&self, received: Option<&Received>) -> String {
         match received {
+            Some(Received { facts, tally, held: Held::Streaming, .. }) => {
+                format!("{} of {} bytes from {self}; the rest comes while it is used", tally.verified, facts.size)
+            }
             Some(received) if self.is_layer() => format!("{} bytes of {self}", received.facts.size),
             Some(received) => format!("{} bytes from {self}", received.facts.size),
             None => format!("{self}: absent"),
@@ -202,6 +210,7 @@ mod tests {
             sources: Default::default(),
             admitted: Admitted { overlay: 0, warning: None },
             before: Memory { total: 0, available: 0 },
+            held: Held::Whole { because: None },
         }
     }
 

@@ -48,5 +48,6 @@ pub mod roles;
 pub mod root;
 pub mod settings;
 pub mod store;
+pub mod streaming;
 pub mod sys;
 pub mod trust;

@@ -10,16 +10,17 @@ use crate::label::Label;
 use crate::layers::{Order, Stack};
 use crate::messages::{Lease, SourceIndex, SourceTally, Trust, Wanted};
 use crate::modules::{self, Modules};
-use crate::receive::{self, Received};
+use crate::receive::{self, Held, Received};
 use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport, Report, Share, StepReport};
 use crate::settings::source::Source;
-use crate::settings::values::{human, mac_text};
+use crate::settings::values::{Mode, human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
-use crate::{causes, clock, keys, root};
+use crate::{causes, clock, image, keys, root, streaming};
 use std::ffi::OsString;
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the firmware says of the machine (SMBIOS).
@@ -214,6 +215,7 @@ impl Machine {
                 log::info!("{line}");
             }
             self.take_verification(order, received);
+            self.take_mode(order, received);
             self.report.warnings.extend(received.admitted.warning.clone());
             self.report.memory.overlay = received.admitted.overlay;
         }
@@ -250,6 +252,24 @@ impl Machine {
         self.report.memory.available_before = received.before.available;
     }
 
+    /// Keeps whether the image is streamed, and why not where that was asked for.
+    fn take_mode(&mut self, order: &Order, received: &Received) {
+        if order.is_layer() {
+            return;
+        }
+        self.report.mode = Some(match received.held {
+            Held::Streaming => Mode::Stream,
+            Held::Whole { .. } => Mode::Ram,
+        });
+        if let Held::Whole { because: Some(why) } = &received.held {
+            let text = format!("the image is loaded before it is used: {why}");
+            match self.settings.mode {
+                Mode::Stream => self.warn(text),
+                Mode::Ram | Mode::Auto => log::info!("{text}"),
+            }
+        }
+    }
+
     /// Says how well an image is vouched for. A root is vouched for as well as the weakest of its images.
     fn take_verification(&mut self, order: &Order, received: &Received) {
         let facts = &received.facts;
@@ -268,11 +288,35 @@ impl Machine {
         }
     }
 
-    /// Says where the image's modules are not the running kernel's.
-    pub fn check_modules(&mut self, new_root: &Root) {
-        if let Some(text) = root::check_modules(new_root, &self.kernel) {
+    /// Makes a root of images that are whole: what is there from an attempt before is not made again.
+    pub fn assemble(&mut self, crew: &Crew) -> Result<(Mounted, PathBuf), Failure> {
+        let mounted = match self.mounted.clone() {
+            Some(mounted) => mounted,
+            None => {
+                let images = self.stack.images(crew);
+                image::require_kernel(images.iter().map(|(_, received)| received.facts.filesystem), &mut self.modules)?;
+                let attached = |(memory, received)| Ok((image::attach(memory)?, received));
+                image::mount(&images.into_iter().map(attached).collect::<Result<Vec<_>, Failure>>()?)?
+            }
+        };
+        self.mounted = Some(mounted.clone());
+        let new_root = root::open()?;
+        let init = root::find_init(&new_root, &self.settings, &self.kernel)?;
+        if let Some(text) = root::check_modules(&new_root, &self.kernel) {
             self.warn(text);
         }
+        self.dress(&new_root);
+        Ok((mounted, init))
+    }
+
+    /// Ends the crew, or leaves it to complete the image that is streamed.
+    pub fn part(&self, crew: Crew) -> Result<(), Failure> {
+        if self.stack.streamed().is_some() {
+            return crew.leave(streaming::folder()?.as_fd());
+        }
+        crew.dismiss()?;
+        streaming::clear();
+        Ok(())
     }
 
     /// Puts this machine's identity into the new root.

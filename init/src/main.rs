@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         role::NET => roles::net(),
         role::STORE => roles::store(),
         role::FETCH => roles::fetch(),
+        role::KEEPER => roles::keeper(),
         name if name.ends_with("/modprobe") => roles::modprobe(&arguments),
         _ if std::process::id() == 1 => roles::pid_1(arguments.split_off(1.min(arguments.len()))),
         _ => {

@@ -66,6 +66,27 @@ fn named(lease: Lease, settings: &Settings) -> Lease {
     Lease { hostname: asked.or(lease.hostname), ..lease }
 }
 
+/// What news of the network and of devices mean once there is a lease: a renewed one is written down, a lost one asked for
+/// again, a new device gets its driver.
+pub fn attend(crew: &mut Crew, modules: &mut Modules, settings: &Settings, news: &News) -> Result<(), Failure> {
+    match news {
+        News::Net(NetNews::Renewed(lease)) => {
+            log::debug!("lease renewed: {}", describe(lease));
+            write_resolver(lease);
+        }
+        News::Net(NetNews::Failed(cause)) => {
+            // The download may end well all the same; the worker asks for a new lease.
+            log::warn!("{}", causes::network(cause));
+            crew.order_network(order(settings))?;
+        }
+        News::Device(_) | News::DevicesLost => {
+            plug(modules, news);
+        }
+        News::Net(_) | News::Store(_) => {}
+    }
+    Ok(())
+}
+
 /// Loads what a device that appeared needs; whether anything was loaded.
 pub fn plug(modules: &mut Modules, news: &News) -> bool {
     match news {

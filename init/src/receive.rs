@@ -6,18 +6,19 @@ use crate::clock;
 use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::layers::Order;
-use crate::messages::{
-    FetchCause, ImageFacts, NetNews, SourceIndex, SourceTally, StoreNews, StoreOrder, Tally, Wanted,
-};
+use crate::messages::{FetchCause, ImageFacts, SourceIndex, SourceTally, StoreNews, StoreOrder, Tally, Wanted};
 use crate::modules::Modules;
 use crate::network;
 use crate::progress::Progress;
 use crate::settings::Settings;
+use crate::settings::values::Mode;
+use crate::streaming;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A complete and verified image in the crew's memory. Only `receive` makes one, and only one can be mounted.
+/// A verified image in the crew's memory, or one of which each byte is verified before anybody reads it. Only `receive`
+/// makes one, and only one can be mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     /// What it is.
@@ -30,6 +31,20 @@ pub struct Received {
     pub admitted: Admitted,
     /// Memory before its first byte.
     pub before: Memory,
+    /// How much of it is there.
+    pub held: Held,
+}
+
+/// How much of an image is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// All of it, sealed.
+    Whole {
+        /// Why it was loaded before it is used, where somebody asked for it to be streamed.
+        because: Option<String>,
+    },
+    /// What was read so far; the rest comes while it is used.
+    Streaming,
 }
 
 /// A size that was found to fit.
@@ -47,7 +62,10 @@ pub struct Download {
     started: bool,
     admitted: Option<Weighed>,
     last: Option<(SourceIndex, FetchCause)>,
+    tally: Tally,
     sources: BTreeMap<SourceIndex, SourceTally>,
+    /// Why it is not streamed, where it could be by what it is.
+    obstacle: Option<String>,
 }
 
 impl Download {
@@ -81,6 +99,7 @@ impl Download {
                     crew.order_store(StoreOrder::Admitted)?;
                 }
                 Some(News::Store(StoreNews::Progress(tally))) => {
+                    self.tally = tally;
                     if let Some(line) = progress.line(now, &tally) {
                         log::info!("{line}");
                     }
@@ -104,28 +123,44 @@ impl Download {
                         return Err(unasked("it filled memory that was not admitted"));
                     };
                     let sources = std::mem::take(&mut self.sources);
-                    return Ok(Some(Received { facts, tally, sources, admitted, before }));
+                    let held = Held::Whole { because: streaming::reason(settings, &facts, self.obstacle.take()) };
+                    return Ok(Some(Received { facts, tally, sources, admitted, before, held }));
                 }
                 Some(News::Store(StoreNews::Absent)) if order.optional => return Ok(None),
                 Some(News::Store(StoreNews::Absent)) => return Err(unasked("it takes a required image for absent")),
                 Some(News::Store(StoreNews::Failed(cause))) => {
                     return Err(order.failure(&cause, wanted.kernel.as_str()));
                 }
-                Some(News::Net(NetNews::Renewed(lease))) => {
-                    log::debug!("lease renewed: {}", network::describe(&lease));
-                    network::write_resolver(&lease);
+                Some(News::Store(StoreNews::Opened { facts })) => {
+                    if let Some(received) = self.open(facts, order, modules, settings) {
+                        return Ok(Some(received));
+                    }
                 }
-                Some(News::Net(NetNews::Failed(cause))) => {
-                    // The download may end well all the same; the worker asks for a new lease.
-                    log::warn!("{}", causes::network(&cause));
-                    crew.order_network(network::order(settings))?;
-                }
-                Some(news @ (News::Device(_) | News::DevicesLost)) => {
-                    network::plug(modules, &news);
-                }
-                Some(News::Store(StoreNews::NeedFetcher) | News::Net(_)) | None => {}
+                Some(News::Store(StoreNews::NeedFetcher | StoreNews::Released | StoreNews::NotReleased { .. })) => {}
+                Some(news) => network::attend(crew, modules, settings, &news)?,
+                None => {}
             }
         }
+    }
+
+    /// The image can be served before it is whole: it is, unless something is against that.
+    fn open(
+        &mut self,
+        facts: ImageFacts,
+        order: &Order,
+        modules: &mut Modules,
+        settings: &Settings,
+    ) -> Option<Received> {
+        if settings.mode == Mode::Ram {
+            return None;
+        }
+        self.obstacle = streaming::obstacle(&facts, order, settings, modules);
+        if self.obstacle.is_some() {
+            return None;
+        }
+        let Weighed { admitted, before, .. } = self.admitted.take()?;
+        let sources = std::mem::take(&mut self.sources);
+        Some(Received { facts, tally: self.tally, sources, admitted, before, held: Held::Streaming })
     }
 
     /// Weighs image against memory: once for a size, again where the server's file became another one.

@@ -3,7 +3,7 @@
 use crate::digest::Sha256;
 use crate::failure::{Failure, Step};
 use crate::messages::{Compressor, FilesystemKind, ImageFacts, Tally, Trust};
-use crate::settings::values::human;
+use crate::settings::values::{Mode, human};
 use crate::trust::{KeyId, listed};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -34,6 +34,9 @@ pub struct Report {
     /// The layers that were asked for, the topmost last.
     #[serde(default)]
     pub layers: Vec<LayerReport>,
+    /// When the real init was started: with the whole image in memory, or before.
+    #[serde(default)]
+    pub mode: Option<Mode>,
     /// Memory, in bytes.
     pub memory: MemoryReport,
     /// The real init.

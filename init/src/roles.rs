@@ -1,12 +1,16 @@
 //! What the one binary can be. Each worker gives up its privileges before its first message.
 
 use crate::access::Access;
-use crate::contract::fd;
+use crate::contract::{self, fd};
 use crate::journal::Journal;
 use crate::machine::{Machine, read_settings};
 use crate::modules::{self, Policy};
+use crate::settings::values::Mode;
+use crate::streaming::keeper;
 use crate::sys::channel::Channel;
-use crate::sys::sandbox::{self, Privileges};
+use crate::sys::outlive::{self, RootFile};
+use crate::sys::sandbox::{self, Privileges, Tenure};
+use crate::sys::worker::Worker;
 use crate::sys::{inherited, machine as kernel};
 use crate::{aftermath, boot, early, fetch, net, store};
 use std::ffi::OsString;
@@ -41,14 +45,14 @@ pub fn pid_1(arguments: Vec<OsString>) -> ExitCode {
 
 /// The net worker.
 pub fn net() -> ExitCode {
-    worker(Privileges::Network, || Ok(net::main(Channel::from_fd(inherited::take(fd::CHANNEL)?))))
+    worker(Privileges::Network, &tenure(), || Ok(net::main(Channel::from_fd(inherited::take(fd::CHANNEL)?))))
 }
 
 /// The store.
 pub fn store() -> ExitCode {
     // Asked before the sandbox closes.
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    worker(Privileges::Nothing, || {
+    worker(Privileges::Nothing, &tenure(), || {
         let channel = Channel::from_fd(inherited::take(fd::CHANNEL)?);
         Ok(store::main(channel, inherited::take(fd::IMAGE)?, inherited::take(fd::RING)?, processors))
     })
@@ -57,11 +61,29 @@ pub fn store() -> ExitCode {
 /// The fetch worker. What it shows to servers and trusts of them is read before the sandbox closes.
 pub fn fetch() -> ExitCode {
     let access = Access::packed(Path::new("/"), &read_settings().0);
-    worker(Privileges::Client, || {
+    let tenure = match tenure() {
+        Tenure::Boot => Tenure::Boot,
+        // Its resolver's files; the others it has read.
+        Tenure::Beyond(_) => {
+            let files = ["etc/resolv.conf", "etc/hosts", contract::TIME_SERVERS];
+            Tenure::Beyond(files.into_iter().flat_map(outlive::gather).collect())
+        }
+    };
+    worker(Privileges::Client, &tenure, || {
         let channel = Channel::from_fd(inherited::take(fd::STORE_CHANNEL)?);
         let ring: OwnedFd = inherited::take(fd::RING)?;
         Ok(fetch::main(channel, ring, access))
     })
+}
+
+/// The keeper. Its root has what the fetch workers that it starts read at their start.
+pub fn keeper() -> ExitCode {
+    // Before any other descriptor can have its number: it is not always there.
+    let running = inherited::take(fd::FETCH).ok().map(Worker::adopted);
+    let (settings, _) = read_settings();
+    let release = kernel::kernel().release;
+    let files: Vec<RootFile> = ["etc", "proc/cmdline"].into_iter().flat_map(outlive::gather).collect();
+    worker(Privileges::Keeper, &Tenure::Beyond(files), || Ok(keeper::main(settings, release, running)))
 }
 
 /// `/sbin/modprobe`, as the kernel calls it.
@@ -72,14 +94,22 @@ pub fn modprobe(arguments: &[OsString]) -> ExitCode {
 }
 
 /// A worker that cannot give up its privileges, or does not have its descriptors, does nothing at all.
-fn worker(keep: Privileges, work: impl FnOnce() -> io::Result<i32>) -> ExitCode {
+fn worker(keep: Privileges, tenure: &Tenure, work: impl FnOnce() -> io::Result<i32>) -> ExitCode {
     Journal::install_in_worker();
-    let done = sandbox::enter(keep).and_then(|()| work());
+    let done = sandbox::enter(keep, tenure).and_then(|()| work());
     match done {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         Err(e) => {
             log::error!("a worker cannot start: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// How long the workers of this boot live; those that need files say so.
+fn tenure() -> Tenure {
+    match read_settings().0.mode {
+        Mode::Ram => Tenure::Boot,
+        Mode::Stream | Mode::Auto => Tenure::Beyond(Vec::new()),
     }
 }

@@ -2,10 +2,12 @@
 //! SEQPACKET socketpairs. What PID 1 receives are enums, numbers, addresses and [`Label`](crate::label::Label)s;
 //! it renders its own text from them.
 
+mod keeper;
 mod net;
 mod store;
 pub mod wire;
 
+pub use keeper::KeeperNews;
 pub use net::{Addressing, Carrier, Lease, LeaseFault, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress};
 pub use store::{
     Compressor, FetchCause, FetchNews, FetchOrder, FilesystemKind, Head, ImageFacts, Range, SourceIndex, SourceTally,

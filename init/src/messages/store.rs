@@ -43,6 +43,10 @@ pub enum StoreOrder {
     Admitted,
     /// After `Failed` with a passing cause: go on where it stopped.
     Again,
+    /// After `Opened`: serve the image as a file through the descriptor of /dev/fuse that comes along, mounted already.
+    Serve,
+    /// The loop device that stands on the served file comes along: set it on the image itself when that is complete.
+    Device,
     /// The boot is over: exit with 0.
     Finish,
 }
@@ -378,6 +382,18 @@ pub enum StoreNews {
         cause: FetchCause,
         /// Until the next try, in milliseconds.
         pause_ms: u32,
+    },
+    /// The image is the one that was asked for, and each of its chunks can be verified alone: it could be served.
+    Opened {
+        /// What it is.
+        facts: ImageFacts,
+    },
+    /// The loop device stands on the image itself, and nothing is served any more.
+    Released,
+    /// The kernel did not set the loop device on the image; it is served on, from memory.
+    NotReleased {
+        /// The error number.
+        errno: i32,
     },
     /// A fetch worker is wanted: none is there, or it is stuck and shall be ended first.
     NeedFetcher,

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Mounts that go along into the new root.
-const COMPANIONS: [&str; 4] = ["dev", "proc", "sys", "run"];
+pub const COMPANIONS: [&str; 4] = ["dev", "proc", "sys", "run"];
 /// Where the stage is made.
 const STAGE: &str = "/stage";
 /// The new root's directory on the stage.

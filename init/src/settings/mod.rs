@@ -21,7 +21,7 @@ use source::{HIDDEN, Source};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use url::Url;
-use values::{Amount, Expected, OnFailure};
+use values::{Amount, Expected, Mode, OnFailure};
 
 /// What the operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Settings {
     pub manifest: Option<Sha256>,
     /// `rootbeam.verify=require`.
     pub require_verified: bool,
+    /// `rootbeam.mode=`.
+    pub mode: Mode,
     /// `rootbeam.overlay.size=`.
     pub overlay: Option<Amount>,
     /// `rootbeam.reserve=`, in bytes.
@@ -89,6 +91,7 @@ impl Default for Settings {
             sha256: None,
             manifest: None,
             require_verified: false,
+            mode: Mode::Ram,
             overlay: None,
             reserve: None,
             on_failure: None,
@@ -203,6 +206,7 @@ impl Settings {
                 Some("default") => {}
                 _ => return Err(proof("require or default")),
             },
+            "rootbeam.mode" => self.mode = Mode::parse(value()?).map_err(Fault::Value)?,
             "rootbeam.overlay.size" => self.overlay = Some(Amount::parse(value()?).map_err(Fault::Value)?),
             "rootbeam.reserve" => self.reserve = Some(values::bytes(value()?).map_err(Fault::Value)?),
             "rootbeam.on-failure" => self.on_failure = Some(OnFailure::parse(value()?).map_err(Fault::Value)?),

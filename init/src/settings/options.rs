@@ -18,7 +18,7 @@ const fn option(name: &'static str, value: &'static str, default: &'static str, 
 }
 
 /// The options, in the order of the README.
-pub const OPTIONS: [OptionInfo; 16] = [
+pub const OPTIONS: [OptionInfo; 17] = [
     option(
         "rootbeam.image",
         "URL[,URL…]",
@@ -42,6 +42,12 @@ pub const OPTIONS: [OptionInfo; 16] = [
     option("rootbeam.sha256", "HEX", "none", "The SHA-256 that the whole image must have"),
     option("rootbeam.manifest", "sha256:HEX", "none", "The SHA-256 that the image's manifest must have"),
     option("rootbeam.verify", "default|require", "default", "`require` refuses an image with nothing to verify it by"),
+    option(
+        "rootbeam.mode",
+        "ram|stream|auto",
+        "ram",
+        "Start the real init when the image is whole, or as soon as it can run",
+    ),
     option("rootbeam.overlay.size", "SIZE|N%", "half of what the image leaves", "Limit of the writable layer in RAM"),
     option("rootbeam.reserve", "SIZE", "16M", "RAM that must stay free beside image and overlay"),
     option(

@@ -1,5 +1,6 @@
 //! Values of options: sizes, policies, hardware addresses.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What an option's value should have been.
@@ -146,6 +147,31 @@ pub fn bootif(text: &str) -> Result<[u8; 6], Expected> {
 pub fn mac_text(mac: [u8; 6]) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// `rootbeam.mode=`: when the real init is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// When the whole image is in memory.
+    #[default]
+    Ram,
+    /// As soon as what it needs is there, with a warning where that cannot be.
+    Stream,
+    /// The same without the warning.
+    Auto,
+}
+
+impl Mode {
+    /// Reads the option's value.
+    pub fn parse(text: &str) -> Result<Self, Expected> {
+        match text {
+            "ram" => Ok(Self::Ram),
+            "stream" => Ok(Self::Stream),
+            "auto" => Ok(Self::Auto),
+            _ => Err(Expected("ram, stream or auto".to_owned())),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -102,6 +102,11 @@ impl ImageFile {
         Ok(Sha256(self.whole.clone().finalize().into()))
     }
 
+    /// Whether it is complete and sealed.
+    pub fn is_sealed(&self) -> io::Result<bool> {
+        memory::is_sealed(&self.file)
+    }
+
     /// Seals it for good, unless a store that died had come so far.
     pub fn seal(&self) -> io::Result<()> {
         if memory::is_sealed(&self.file)? { Ok(()) } else { memory::seal(&self.file) }

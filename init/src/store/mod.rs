@@ -5,26 +5,30 @@ pub mod engine;
 mod file;
 mod hashers;
 mod intake;
+mod lanes;
 pub mod locate;
 mod retry;
 mod sources;
+mod streaming;
 pub mod superblock;
 mod transfer;
 
-use crate::contract::{LANE_BYTES, LANES};
+use crate::contract::{LANE_BYTES, LANES, role};
 use crate::digest::Sha256;
 use crate::messages::{FetchNews, FetchOrder, StoreNews, StoreOrder};
 use crate::sys::channel::{Channel, Received, SendError, wait};
 use crate::sys::memory::SharedBytes;
-use engine::{Action, Engine, Event, Intake};
+use engine::{Action, Engine, Event};
 use file::ImageFile;
 use hashers::{Hashers, Judged, Work};
-use intake::{Assembler, Consumer, Step};
+use intake::{Assembler, Consumer};
+use lanes::Lane;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
+use streaming::{End, Streaming};
 use transfer::Transfer;
 
 /// Milliseconds since the worker's start.
@@ -37,13 +41,20 @@ const OFFER: Duration = Duration::from_millis(20);
 /// More news than this are not kept for a PID 1 that does not read.
 const OUTBOX: usize = 256;
 
+/// What an error without a number counts as.
+const EIO: i32 = 5;
+
 /// Runs the worker until PID 1 says `Finish` (then 0), or closes the channel or the kernel refuses (then 1).
 /// `image` is a memfd that may be sealed, empty or as a store that died left it, `ring` one of `RING_BYTES` whose size
 /// is sealed; `processors` are those that this machine has.
 pub fn main(channel: Channel<StoreNews, StoreOrder>, image: OwnedFd, ring: OwnedFd, processors: usize) -> i32 {
     match Worker::new(channel, image, &ring, processors).map(|mut worker| worker.run()) {
         Ok(Stop::Finished) => 0,
-        Ok(Stop::Broken) | Err(_) => 1,
+        Ok(Stop::Broken) => 1,
+        Err(error) => {
+            log::error!("{}: {error}", role::STORE);
+            1
+        }
     }
 }
 
@@ -55,23 +66,15 @@ enum Stop {
 
 type Fetcher = Channel<FetchOrder, FetchNews>;
 
-/// What comes by one lane of the ring.
-struct Lane {
-    ring: Consumer,
-    assembler: Assembler,
-    document: Vec<u8>,
-    /// The end of its job, until the bytes before it are taken in.
-    ending: Option<FetchNews>,
-    /// Chunks of it that are being judged.
-    under_way: usize,
-}
-
 struct Worker {
     channel: Channel<StoreNews, StoreOrder>,
     image: ImageFile,
     lanes: Vec<Lane>,
     hashers: Hashers,
     engine: Option<Engine>,
+    /// The image as a file, once PID 1 asked for that.
+    streaming: Option<Streaming>,
+    opened: bool,
     fetcher: Option<Fetcher>,
     outbox: VecDeque<StoreNews>,
     time_told: bool,
@@ -97,6 +100,8 @@ impl Worker {
             hashers: Hashers::start(image.handle()?, processors)?,
             image,
             engine: None,
+            streaming: None,
+            opened: false,
             fetcher: None,
             outbox: VecDeque::new(),
             time_told: false,
@@ -121,6 +126,7 @@ impl Worker {
         self.orders()?;
         self.fetch_news();
         self.collect_results();
+        self.tend_stream();
         let now = self.now();
         if self.engine.as_ref().and_then(Engine::deadline).is_some_and(|deadline| deadline <= now) {
             self.handle(Event::Timer);
@@ -137,12 +143,10 @@ impl Worker {
         if !self.outbox.is_empty() {
             timeout = timeout.min(OFFER);
         }
-        let (channel, bell) = (self.channel.as_fd(), self.hashers.bell());
-        let answer = match &self.fetcher {
-            Some(fetcher) => wait(&[channel, bell, fetcher.as_fd()], timeout),
-            None => wait(&[channel, bell], timeout),
-        };
-        answer.map(drop).map_err(|_| Stop::Broken)
+        let mut watched = vec![self.channel.as_fd(), self.hashers.bell()];
+        watched.extend(self.fetcher.as_ref().map(AsFd::as_fd));
+        watched.extend(self.streaming.as_ref().map(Streaming::bell));
+        wait(&watched, timeout).map(drop).map_err(|_| Stop::Broken)
     }
 
     /// Takes up what PID 1 says.
@@ -169,6 +173,12 @@ impl Worker {
                     self.take_in_all();
                 }
                 Received::Message(StoreOrder::Again, _) => self.handle(Event::Again),
+                Received::Message(StoreOrder::Serve, connection) => self.serve(connection).map_err(|_| Stop::Broken)?,
+                Received::Message(StoreOrder::Device, device) => {
+                    if let (Some(streaming), Some(device)) = (&mut self.streaming, device) {
+                        streaming.take_device(device);
+                    }
+                }
             }
         }
     }
@@ -213,15 +223,6 @@ impl Worker {
         }
     }
 
-    /// A new fetch worker begins each lane at its first byte; what is being judged stays.
-    fn restart_lanes(&mut self) {
-        for lane in &mut self.lanes {
-            lane.ring.restart();
-            lane.ending = None;
-            lane.document.clear();
-        }
-    }
-
     /// False where the worker broke the rules.
     fn fetched(&mut self, news: FetchNews) -> bool {
         let (lane, job) = match news {
@@ -263,108 +264,49 @@ impl Worker {
         true
     }
 
-    fn take_in_all(&mut self) {
-        (0..LANES).for_each(|lane| self.take_in(lane));
+    /// Serves the image as a file; what is there already is told to it.
+    fn serve(&mut self, connection: Option<OwnedFd>) -> io::Result<()> {
+        let image = self.engine.as_ref().and_then(Engine::transfer);
+        let (Some(connection), Some(image)) = (connection, image) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let (size, chunk_size) = (image.size(), image.chunk_size());
+        let streaming = Streaming::start(connection, self.image.handle()?, size, chunk_size, |chunk| image.has(chunk))?;
+        let streaming = self.streaming.insert(streaming);
+        // The last chunk may have come between the news and the order.
+        if self.image.is_sealed()? {
+            streaming.sealed();
+        }
+        if let Some(engine) = &mut self.engine {
+            engine.stream();
+        }
+        Ok(())
     }
 
-    /// Takes bytes out of a lane for as long as they are of use or in the way, and somebody has time to judge them.
-    fn take_in(&mut self, number: usize) {
-        loop {
-            let (Some(lane), Some(engine)) = (self.lanes.get_mut(number), &self.engine) else { return };
-            let Some((job, bytes)) = lane.ring.front() else { break };
-            match engine.intake(job) {
-                Intake::Hold => return,
-                Intake::Skip => lane.ring.skip(bytes),
-                Intake::Document { limit } => {
-                    lane.collect(bytes, limit);
-                    let now = self.now();
-                    if let Some(engine) = &mut self.engine {
-                        engine.count(job, bytes as u64, now);
-                    }
-                }
-                Intake::Chunks { image } => {
-                    let length = engine.transfer().map_or(0, Transfer::chunk_size);
-                    if !self.hashers.has_room(usize::try_from(length).unwrap_or(usize::MAX)) {
-                        return;
-                    }
-                    self.cut(number, job, image);
-                }
-            }
-            self.give_credit(number);
+    /// Takes up what readers of the served file want, and what became of it; tells when it could be served.
+    fn tend_stream(&mut self) {
+        if !self.opened
+            && let Some(facts) = self.engine.as_ref().and_then(Engine::servable)
+        {
+            self.opened = true;
+            self.outbox.push_back(StoreNews::Opened { facts });
         }
-        self.finish(number);
-    }
-
-    /// Passes on the end of a lane's job once all of it was judged.
-    fn finish(&mut self, number: usize) {
-        let Some(lane) = self.lanes.get_mut(number) else { return };
-        if lane.under_way > 0 || lane.ring.front().is_some() {
-            return;
-        }
-        match lane.ending.take() {
-            Some(FetchNews::End { job, .. }) => {
-                let document = std::mem::take(&mut lane.document);
-                self.handle(Event::End { job, document });
-            }
-            Some(FetchNews::Failed { job, cause, .. }) => {
-                // What came of a document is no part of the next try.
-                lane.document.clear();
-                self.handle(Event::Failed { job, cause });
-            }
-            _ => {}
-        }
-    }
-
-    /// Moves bytes of a lane on, up to the end of a chunk.
-    fn cut(&mut self, number: usize, job: u32, image: bool) {
-        let now = self.now();
-        let (Some(lane), Some(engine)) = (self.lanes.get_mut(number), &mut self.engine) else { return };
-        let Some(transfer) = engine.transfer() else { return };
-        let before = lane.ring.front().map_or(0, |(_, left)| left);
-        let step = lane.assembler.step(&mut lane.ring, transfer);
-        let after = lane.ring.front().filter(|(next, _)| *next == job).map_or(0, |(_, left)| left);
-        engine.count(job, (before - after) as u64, now);
-        let Step::Whole(chunk) = step else { return };
-        let Some(transfer) = engine.transfer() else { return };
-        let offset = transfer.offset(chunk);
-        match transfer.hash(chunk) {
-            Some(expected) if image => {
-                engine.take(job, chunk);
-                let bytes = lane.assembler.take_chunk(self.hashers.buffer());
-                lane.under_way += 1;
-                self.hashers.submit(Work { lane: number, job, chunk, offset, expected, bytes });
+        let Some(streaming) = &self.streaming else { return };
+        let (wanted, end) = (streaming.wanted(), streaming.end());
+        if !wanted.is_empty() {
+            let now = self.now();
+            if let Some(engine) = &mut self.engine {
+                engine.demand(wanted, now);
                 self.act();
             }
-            Some(_) => {
-                engine.take(job, chunk);
-                engine.list_chunk(job, chunk, lane.assembler.chunk(), now);
-                self.written(now);
+        }
+        match end {
+            Some(End::Released) => self.outbox.push_back(StoreNews::Released),
+            Some(End::Refused(error)) => {
+                self.outbox.push_back(StoreNews::NotReleased { errno: error.raw_os_error().unwrap_or(EIO) });
             }
-            None => self.append(number, job, chunk, offset),
+            None => {}
         }
-    }
-
-    /// The next chunk of an image without chunk hashes.
-    fn append(&mut self, number: usize, job: u32, chunk: u64, offset: u64) {
-        let now = self.now();
-        let (Some(lane), Some(engine)) = (self.lanes.get(number), &mut self.engine) else { return };
-        let bytes = lane.assembler.chunk();
-        if engine.next_chunk(job, chunk, bytes) {
-            let whole = engine.hashes_whole();
-            match self.image.write(offset, bytes) {
-                Ok(()) if whole => self.image.follow(offset, bytes),
-                Ok(()) => {}
-                Err(error) => return self.no_memory(&error),
-            }
-        }
-        self.written(now);
-    }
-
-    fn written(&mut self, now: Millis) {
-        if let Some(engine) = &mut self.engine {
-            engine.written(now);
-        }
-        self.act();
     }
 
     /// Takes up what the hashers found, and gives them more to do, until there is nothing of either.
@@ -400,6 +342,9 @@ impl Worker {
                 if right && engine.hashes_whole() {
                     self.image.follow(offset, &bytes);
                 }
+                if let Some(streaming) = self.streaming.as_ref().filter(|_| right) {
+                    streaming.arrived(chunk);
+                }
                 self.written(now);
             }
             (Ok(()), None) => {}
@@ -423,12 +368,6 @@ impl Worker {
         self.image.disinherit();
     }
 
-    fn give_credit(&mut self, number: usize) {
-        if let Some(bytes) = self.lanes.get_mut(number).and_then(|lane| lane.ring.due_credit()) {
-            self.order(&FetchOrder::Consumed { lane: number as u8, bytes });
-        }
-    }
-
     /// What is being judged belongs to bytes that are no more.
     fn abandon(&mut self) {
         self.hashers.abandon();
@@ -438,7 +377,6 @@ impl Worker {
     }
 
     fn no_memory(&mut self, error: &io::Error) {
-        const EIO: i32 = 5;
         self.handle(Event::NoMemory { errno: error.raw_os_error().unwrap_or(EIO) });
     }
 
@@ -490,7 +428,12 @@ impl Worker {
                     Err(error) => self.no_memory(&error),
                 },
                 Action::Seal => match self.image.seal() {
-                    Ok(()) => self.handle(Event::Sealed),
+                    Ok(()) => {
+                        if let Some(streaming) = &mut self.streaming {
+                            streaming.sealed();
+                        }
+                        self.handle(Event::Sealed);
+                    }
                     Err(error) => self.no_memory(&error),
                 },
             }
@@ -502,20 +445,5 @@ impl Worker {
         if self.fetcher.as_ref().is_some_and(|fetcher| fetcher.send(order).is_err()) {
             self.let_fetcher_go();
         }
-    }
-}
-
-impl Lane {
-    /// Keeps bytes of a document up to `limit` of them in all.
-    fn collect(&mut self, bytes: usize, limit: usize) {
-        let from = self.document.len();
-        let to = (from + bytes).min(limit);
-        self.document.resize(to, 0);
-        if let Some(place) = self.document.get_mut(from..to)
-            && !self.ring.take(place)
-        {
-            self.document.truncate(from);
-        }
-        self.ring.skip(bytes - (to - from));
     }
 }

@@ -40,6 +40,7 @@ mod ioctls {
     use super::LoopConfig;
     nix::ioctl_none_bad!(get_free, 0x4C82);
     nix::ioctl_write_ptr_bad!(configure, 0x4C0A, LoopConfig);
+    nix::ioctl_write_int_bad!(change_fd, 0x4C06);
 }
 
 /// An attached loop device, open. It detaches itself when the last user is gone (autoclear).
@@ -47,7 +48,16 @@ mod ioctls {
 pub struct LoopDevice {
     /// `/dev/loopN`.
     pub path: String,
-    _open: OwnedFd,
+    /// The device itself.
+    pub open: OwnedFd,
+}
+
+/// Sets a read-only loop device on another file of the same size, under whatever is mounted from it (LOOP_CHANGE_FD, which
+/// asks for no privilege). Waits until every read of the old file that is under way has ended.
+pub fn change_backing(device: &OwnedFd, file: impl AsFd) -> io::Result<()> {
+    // SAFETY: LOOP_CHANGE_FD takes a descriptor by value.
+    unsafe { ioctls::change_fd(device.as_raw_fd(), file.as_fd().as_raw_fd()) }?;
+    Ok(())
 }
 
 /// Attaches `file` read-only to a free loop device in one call (LOOP_CONFIGURE, Linux 5.8). `name` is what
@@ -88,7 +98,7 @@ pub fn attach(file: impl AsFd, name: &str) -> io::Result<LoopDevice> {
         };
         // SAFETY: `config` is the structure of LOOP_CONFIGURE and lives over the call, which copies it.
         match unsafe { ioctls::configure(device.as_raw_fd(), &config) } {
-            Ok(_) => return Ok(LoopDevice { path, _open: device }),
+            Ok(_) => return Ok(LoopDevice { path, open: device }),
             Err(nix::errno::Errno::EBUSY) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -3,6 +3,7 @@
 pub mod bell;
 pub mod channel;
 pub mod console;
+pub mod fuse;
 pub mod heap;
 pub mod inherited;
 pub mod loopdev;
@@ -11,6 +12,7 @@ pub mod memory;
 pub mod module;
 pub mod mounts;
 pub mod names;
+pub mod outlive;
 pub mod packet;
 pub mod sandbox;
 pub mod tree;

@@ -104,6 +104,12 @@ pub fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     Ok(rustix::mount::mount_move(from, to)?)
 }
 
+/// Makes a mount, its other flags being `flags`, read-only.
+pub fn make_read_only(path: &Path, flags: MountFlags) -> io::Result<()> {
+    let flags = rustix::mount::MountFlags::from_bits_retain(u32::try_from(flags.bits()).unwrap_or(0));
+    Ok(rustix::mount::mount_remount(path, flags | rustix::mount::MountFlags::RDONLY, c"")?)
+}
+
 /// Takes `path` out of the mount tree at once; it ends when nothing uses it any more.
 pub fn detach(path: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(path, UnmountFlags::DETACH)?)

@@ -1,5 +1,6 @@
 //! What a worker gives up before it meets the network.
 
+use super::outlive::{self, RootFile};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use seccompiler::{
@@ -17,21 +18,53 @@ pub enum Privileges {
     Client,
     /// No network, no files, nothing but the descriptors it has (store).
     Nothing,
+    /// Starting fetch workers, and writing in a folder of its own (keeper).
+    Keeper,
+}
+
+/// How long a worker lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// At most until the hand-over.
+    Boot,
+    /// Beside the booted system. It has a root of its own with these files alone, and keeps user 0 as its real one, which
+    /// gives it nothing but that systemd's killing spree spares it (its name begins with `@`).
+    Beyond(Vec<RootFile>),
 }
 
 /// The id that owns nothing.
 const NOBODY: u32 = 65534;
+/// The keeper's own id, which is nobody else's: neither nobody's nor one of a range that anything gives out.
+pub const KEEPER: u32 = 65533;
 
-/// Gives up everything but `keep`, for good: user and group 65534, capabilities, the bounding set, new privileges
-/// by exec, and the system calls below. The process must be single-threaded: most of it is per thread.
-pub fn enter(keep: Privileges) -> io::Result<()> {
+/// Gives up everything but `keep`, for good: user and group, capabilities, the bounding set, new privileges by exec, and
+/// the system calls below. The process must be single-threaded: most of it is per thread.
+pub fn enter(keep: Privileges, tenure: &Tenure) -> io::Result<()> {
+    let id = if keep == Privileges::Keeper { KEEPER } else { NOBODY };
+    if let Tenure::Beyond(_) = tenure {
+        outlive::hold_memory();
+    }
+    // What the keeper starts has given up all of that with it, and is in its root.
+    if rustix::process::geteuid() == Uid::ROOT {
+        if let Tenure::Beyond(files) = tenure {
+            outlive::seclude(files, id)?;
+        }
+        give_up(keep, tenure, id)?;
+    }
+    for filter in filters(keep).map_err(io::Error::other)? {
+        seccompiler::apply_filter(&filter).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+fn give_up(keep: Privileges, tenure: &Tenure, id: u32) -> io::Result<()> {
     if keep == Privileges::Nothing {
         // SAFETY: NEWNET touches no memory and no descriptor table; the process is single-threaded.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWIPC) }?;
     }
     let kept = match keep {
         Privileges::Network => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE,
-        Privileges::Client | Privileges::Nothing => CapabilitySet::empty(),
+        Privileges::Client | Privileges::Nothing | Privileges::Keeper => CapabilitySet::empty(),
     };
     for capability in CapabilitySet::all().difference(kept).iter() {
         // EINVAL: a capability that this kernel does not have.
@@ -39,21 +72,19 @@ pub fn enter(keep: Privileges) -> io::Result<()> {
     }
     // Without it, leaving user 0 would empty the permitted set (capabilities(7)).
     rustix::thread::set_keep_capabilities(!kept.is_empty())?;
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    let real = if *tenure == Tenure::Boot { uid } else { Uid::ROOT };
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    rustix::thread::set_thread_res_uid(real, uid, uid)?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)?;
-    rustix::thread::set_no_new_privs(true)?;
-    for filter in filters(keep).map_err(io::Error::other)? {
-        seccompiler::apply_filter(&filter).map_err(io::Error::other)?;
-    }
-    Ok(())
+    Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
-/// Calls that no worker has any business with; they answer EPERM.
-const NEVER: [i64; 32] = [
+/// Calls that no worker has any business with; they answer EPERM. With user 0 as the real one the ids could be had back,
+/// and the system's processes be ended.
+const NEVER: [i64; 38] = [
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -62,7 +93,13 @@ const NEVER: [i64; 32] = [
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_execve,
-    libc::SYS_execveat,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
     libc::SYS_setuid,
     libc::SYS_setgid,
     libc::SYS_setreuid,
@@ -88,6 +125,9 @@ const NEVER: [i64; 32] = [
     libc::SYS_userfaultfd,
 ];
 
+/// What the keeper alone does: it starts fetch workers from a program that is open, and ends them.
+const KEEPERS: [i64; 2] = [libc::SYS_execveat, libc::SYS_pidfd_send_signal];
+
 /// What the store, which talks through the descriptors it has, does without as well. It has threads, but no children.
 const NO_FILES_NO_SOCKETS: [i64; 5] =
     [libc::SYS_openat, libc::SYS_openat2, libc::SYS_socket, libc::SYS_connect, libc::SYS_bind];
@@ -102,6 +142,9 @@ const OLDER: [i64; 0] = [];
 fn filters(keep: Privileges) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     let mut denied: Rules = NEVER.iter().map(|call| (*call, Vec::new())).collect();
     let mut filters = Vec::new();
+    if keep != Privileges::Keeper {
+        denied.extend(KEEPERS.iter().map(|call| (*call, Vec::new())));
+    }
     if keep == Privileges::Nothing {
         denied.extend(NO_FILES_NO_SOCKETS.iter().chain(&OLDER).map(|call| (*call, Vec::new())));
         denied.insert(libc::SYS_clone, vec![no_thread()?]);
@@ -132,7 +175,7 @@ mod tests {
 
     #[test]
     fn every_filter_compiles() {
-        for keep in [Privileges::Network, Privileges::Client, Privileges::Nothing] {
+        for keep in [Privileges::Network, Privileges::Client, Privileges::Nothing, Privileges::Keeper] {
             assert!(filters(keep).unwrap().iter().all(|filter| !filter.is_empty()));
         }
     }

@@ -25,6 +25,31 @@ pub struct Look {
 }
 
 impl Root {
+    /// A folder that is open already.
+    pub fn from_fd(folder: OwnedFd) -> Self {
+        Self(folder)
+    }
+
+    /// Reads a regular file to its end, so that it is in the cache; what cannot be read is left.
+    pub fn read_through(&self, path: &Path) {
+        let regular = self.look(path).ok().flatten().is_some_and(|file| file.regular);
+        if regular && let Ok(Some(file)) = self.resolve(path, OFlags::RDONLY) {
+            let _ = io::copy(&mut std::fs::File::from(file), &mut io::sink());
+        }
+    }
+
+    /// Puts a file with this content in place of the one of that name, at once.
+    pub fn replace(&self, name: &Path, content: &[u8]) -> io::Result<()> {
+        let new = Path::new("new");
+        self.write(new, content, true)?;
+        Ok(rustix::fs::renameat(&self.0, new, &self.0, name)?)
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, name: &Path) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+
     /// Opens `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

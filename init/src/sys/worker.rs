@@ -1,16 +1,37 @@
 //! Starting workers: this binary again under another `argv[0]`, with the descriptors of `contract::fd`.
 
+use super::channel::wait;
+use nix::fcntl::AtFlags;
+use nix::unistd::{ForkResult, execveat};
 use rustix::io::{Errno, FdFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::time::Duration;
 
-/// A running worker.
+/// A running worker: a pidfd, so that no other process can ever be meant.
 #[derive(Debug)]
-pub struct Worker {
-    pid: Pid,
-    handle: OwnedFd,
+pub struct Worker(OwnedFd);
+
+/// What is started.
+#[derive(Debug)]
+pub enum Program {
+    /// The program that runs.
+    Own,
+    /// One that is open, wherever it lies, and even where no path leads to it any more.
+    Open(OwnedFd),
+}
+
+impl Program {
+    /// The same once more.
+    pub fn another(&self) -> io::Result<Self> {
+        match self {
+            Self::Own => Ok(Self::Own),
+            Self::Open(file) => Ok(Self::Open(file.try_clone()?)),
+        }
+    }
 }
 
 /// How a worker ended.
@@ -36,60 +57,106 @@ const HIGH: RawFd = 32;
 
 /// Starts `role` with each `(descriptor, number)` open at that number, descriptors 0 to 2 as they are here and an
 /// empty environment (a proxy named on the kernel command line must not reach the fetch worker by accident).
-pub fn start(role: &str, descriptors: &[(BorrowedFd<'_>, RawFd)]) -> io::Result<Worker> {
+/// The calling process is single-threaded.
+pub fn start(program: &Program, role: &str, descriptors: &[(BorrowedFd<'_>, RawFd)]) -> io::Result<Worker> {
     // Out of the way of the numbers to come: dup2 onto one that is still a source would lose it.
     let mut sources = Vec::new();
     for (descriptor, number) in descriptors {
         sources.push((rustix::io::fcntl_dupfd_cloexec(descriptor, HIGH)?, *number));
     }
+    let file = match program {
+        Program::Own => return start_own(role, sources),
+        Program::Open(file) => rustix::io::fcntl_dupfd_cloexec(file, HIGH)?,
+    };
+    let name = CString::new(role)?;
+    let run = || {
+        let placed = place(&sources);
+        let nothing: [&CStr; 0] = [];
+        // Returns only where it fails, and then the status is all that anybody learns.
+        let _ = placed.is_ok().then(|| execveat(&file, c"", &[&name], &nothing, AtFlags::AT_EMPTY_PATH));
+        FAILED_START
+    };
+    fork(run)
+}
+
+/// The exit status of a child that did not become what it was to be, as a shell's.
+const FAILED_START: i32 = 127;
+
+/// Runs `work` in a child, a copy of this process, which must be single-threaded; the child ends with the status that
+/// comes back.
+pub fn fork(work: impl FnOnce() -> i32) -> io::Result<Worker> {
+    // SAFETY: the process is single-threaded, so no lock is held by anybody who is missing in the child.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            let status = work();
+            // SAFETY: ends this process and nothing else; nothing of the parent's is flushed or run twice.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Parent { child } => {
+            let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Worker(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
+        }
+    }
+}
+
+fn start_own(role: &str, sources: Vec<(OwnedFd, RawFd)>) -> io::Result<Worker> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0(role).env_clear().current_dir("/");
-    let place = move || {
-        for (source, number) in &sources {
-            // SAFETY: the child owns its descriptor table; the number is either free or to be replaced. The value
-            // is leaked on purpose, since the next program owns it.
-            let mut target = unsafe { OwnedFd::from_raw_fd(*number) };
-            let placed = rustix::io::dup2(source, &mut target);
-            let cleared = rustix::io::fcntl_setfd(&target, FdFlags::empty());
-            let _ = target.into_raw_fd();
-            placed?;
-            cleared?;
-        }
-        Ok(())
-    };
     // SAFETY: `place` only makes system calls that are async-signal-safe; it neither allocates nor locks.
-    unsafe { command.pre_exec(place) };
+    unsafe { command.pre_exec(move || place(&sources)) };
     let child = command.spawn()?;
-    let pid = Pid::from_child(&child);
-    Ok(Worker { pid, handle: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
+    Ok(Worker(rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?))
+}
+
+/// In the child: each source at its number, for the next program.
+fn place(sources: &[(OwnedFd, RawFd)]) -> io::Result<()> {
+    for (source, number) in sources {
+        // SAFETY: the child owns its descriptor table; the number is either free or to be replaced. The value
+        // is leaked on purpose, since the next program owns it.
+        let mut target = unsafe { OwnedFd::from_raw_fd(*number) };
+        let placed = rustix::io::dup2(source, &mut target);
+        let cleared = rustix::io::fcntl_setfd(&target, FdFlags::empty());
+        let _ = target.into_raw_fd();
+        placed?;
+        cleared?;
+    }
+    Ok(())
 }
 
 impl Worker {
+    /// One that another process has started.
+    pub fn adopted(handle: OwnedFd) -> Self {
+        Self(handle)
+    }
+
     /// Reaps the worker if it has ended.
     pub fn ended(&self) -> io::Result<Option<Exit>> {
-        let answer = match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
-            Ok(answer) => answer,
-            // Reaped by somebody else: it is gone all the same.
-            Err(Errno::CHILD) => return Ok(Some(Exit::Status(0))),
-            Err(errno) => return Err(errno.into()),
-        };
-        Ok(answer.map(|(_, status)| match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Status(code),
-            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
-        }))
+        match rustix::process::waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(None) => Ok(None),
+            Ok(Some(end)) => Ok(Some(match end.exit_status() {
+                Some(status) => Exit::Status(status),
+                None => Exit::Signal(end.terminating_signal().unwrap_or(0)),
+            })),
+            // Somebody else's child, or reaped by somebody else: how it ended is not known, only whether.
+            Err(Errno::CHILD) => {
+                let gone = wait(&[self.0.as_fd()], Duration::ZERO)?.contains(&true);
+                Ok(gone.then_some(Exit::Status(0)))
+            }
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Ends the worker at once.
     pub fn kill(&self) {
         // ESRCH (gone already) is what was wanted.
-        let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
     }
 }
 
 /// Readable when the worker has ended (pidfd_open(2)).
 impl AsFd for Worker {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.handle.as_fd()
+        self.0.as_fd()
     }
 }
 

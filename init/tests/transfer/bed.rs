@@ -122,7 +122,11 @@ impl Bed {
                         }
                         StoreNews::Time { seconds } => self.times.push(*seconds),
                         StoreNews::Done { tally, .. } => self.tally = *tally,
-                        StoreNews::Absent | StoreNews::Failed(_) => {}
+                        StoreNews::Absent
+                        | StoreNews::Failed(_)
+                        | StoreNews::Opened { .. }
+                        | StoreNews::Released
+                        | StoreNews::NotReleased { .. } => {}
                     }
                     return news;
                 }

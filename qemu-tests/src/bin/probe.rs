@@ -28,7 +28,10 @@ static FIRST: extern "C" fn() = {
 };
 
 fn main() {
-    let world = || World::collect(INHERITED.get_or_init(Inherited::take));
+    let world = || {
+        reap();
+        World::collect(INHERITED.get_or_init(Inherited::take))
+    };
     println!("probe: here I am");
     let end = serve(world);
     if let Err(error) = &end {
@@ -61,6 +64,11 @@ fn serve(world: impl Fn() -> World) -> io::Result<RebootCommand> {
         })?;
     }
     Ok(RebootCommand::PowerOff)
+}
+
+/// Orphans are a real init's to bury.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
 }
 
 fn digest(path: &str) -> io::Result<Answer> {

@@ -57,7 +57,9 @@ pub fn assert_clean(world: &World) -> Result<()> {
     }
     let lower = world.mount("/run/rootbeam/lower/0").context("no lower")?;
     ensure!(lower.options.iter().any(|option| option == "ro"), "{lower:?}");
-    let about = world.loops.values().find(|about| about.autoclear && about.read_only).context("no RAM disk")?;
+    // In namespaces the loop devices of other machines are seen too.
+    let about = world.loops.get(lower.source.trim_start_matches("/dev/")).context("no RAM disk")?;
+    ensure!(about.autoclear && about.read_only, "{about:?}");
     ensure!(about.file.contains("rootbeam-image") || about.file.contains("memfd"), "{about:?}");
     Ok(())
 }

@@ -8,6 +8,7 @@ mod foreign;
 mod https;
 mod inits;
 mod matrix;
+mod streaming;
 
 use rootbeam_qemu_tests::claim;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             fetching::claims(),
             foreign::claims(),
             https::claims(),
+            streaming::claims(),
         ],
     };
     claim::run(claims.into_iter().flatten().collect())

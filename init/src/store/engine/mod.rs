@@ -6,6 +6,7 @@
 //! for ever, from another source at once and from the same one after a growing pause; a source with a definite cause
 //! is given up; with the last one the fetch has failed, until `Again`.
 
+mod demand;
 mod discovery;
 mod jobs;
 mod request;
@@ -28,6 +29,7 @@ use crate::digest::Sha256;
 use crate::manifest::{CHUNK_SIZE, Manifest};
 use crate::messages::{ImageFacts, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
 use crate::trust::KeyId;
+use demand::Demand;
 use jobs::{Job, Jobs};
 use schedule::Climb;
 use std::collections::VecDeque;
@@ -137,6 +139,7 @@ pub struct Engine {
     jobs: Jobs,
     numbers: u32,
     climb: Climb,
+    demand: Demand,
     failed: bool,
     now: Millis,
     wake: Option<Millis>,
@@ -161,6 +164,7 @@ impl Engine {
             jobs: Jobs::default(),
             numbers: 0,
             climb: Climb::default(),
+            demand: Demand::default(),
             failed: false,
             now: 0,
             wake: None,
@@ -390,8 +394,29 @@ impl Engine {
 
     fn sealed(&mut self) {
         let Phase::Completing { plan, image } = &self.phase else { return };
-        let Some(facts) = self.facts else { return };
-        let facts = ImageFacts {
+        let Some(facts) = self.image_facts(plan, image) else { return };
+        self.phase = Phase::Done;
+        for (source, told) in self.sources.all().filter(|(_, source)| source.tally.requests > 0) {
+            self.actions.push_back(Action::News(StoreNews::Source { source, tally: told.tally.clone() }));
+        }
+        self.actions.push_back(Action::News(StoreNews::Done { facts, tally: self.tally }));
+    }
+
+    /// What the image is, once that is known of one that can be served before it is complete: each of its chunks is
+    /// verified alone, and the first one was.
+    pub fn servable(&self) -> Option<ImageFacts> {
+        match &self.phase {
+            // A hash of the whole that the chunks do not vouch for is known to be right at the end only.
+            Phase::Image { plan, image } if image.has_hashes() && plan.whole.is_none() && self.is_admitted() => {
+                self.image_facts(plan, image)
+            }
+            _ => None,
+        }
+    }
+
+    fn image_facts(&self, plan: &Plan, image: &Transfer) -> Option<ImageFacts> {
+        let facts = self.facts?;
+        Some(ImageFacts {
             filesystem: facts.filesystem,
             compressor: facts.compressor,
             size: image.size(),
@@ -402,12 +427,7 @@ impl Engine {
             version: plan.manifest.as_ref().map(|manifest| manifest.version),
             date: plan.manifest.as_ref().filter(|_| plan.vouched.trust == Trust::Signed).map(|manifest| manifest.date),
             layers: plan.manifest.as_ref().and_then(Manifest::layer_names).unwrap_or_default(),
-        };
-        self.phase = Phase::Done;
-        for (source, told) in self.sources.all().filter(|(_, source)| source.tally.requests > 0) {
-            self.actions.push_back(Action::News(StoreNews::Source { source, tally: told.tally.clone() }));
-        }
-        self.actions.push_back(Action::News(StoreNews::Done { facts, tally: self.tally }));
+        })
     }
 
     /// From the chunk list, or from nothing, to the image.

@@ -23,7 +23,7 @@ const SPAN_FIRST: u64 = 8 << 20;
 /// The largest request, in bytes.
 const SPAN_MOST: u64 = 256 << 20;
 /// Connections to one source at the most.
-const PER_SOURCE: usize = 4;
+pub(super) const PER_SOURCE: usize = 4;
 /// Bytes of chunks that may be put together at once; only chunks of more than a megabyte make lanes scarce.
 const ASSEMBLED: u64 = 8 << 20;
 /// How often the schedule is looked at while nothing happens.
@@ -78,7 +78,7 @@ impl Climb {
 }
 
 /// What a connection that is free does next.
-enum Move {
+pub(super) enum Move {
     /// Asks for chunks that nobody has claimed.
     Ask(SourceIndex, Span),
     /// Takes over chunks from a job.
@@ -148,7 +148,10 @@ impl Engine {
         let ready = |source: &super::super::sources::Source| source.readiness().0 <= now;
         let there = self.sources.live().filter(|(_, source)| ready(source)).count();
         let extra = if let Phase::Image { .. } = self.phase { self.climb.extra } else { 0 };
-        if running >= lanes {
+        if let Some(urgent) = self.urgent(transfer, now) {
+            return Some(urgent);
+        }
+        if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1) || self.demand.comes_first(transfer) {
             return None;
         }
         let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
@@ -188,7 +191,7 @@ impl Engine {
 
     /// Whether nobody better than `source` is there for a chunk that came wrong before; one that does not answer is
     /// nobody.
-    fn may_ask(&self, transfer: &Transfer, chunk: u64, source: SourceIndex) -> bool {
+    pub(super) fn may_ask(&self, transfer: &Transfer, chunk: u64, source: SourceIndex) -> bool {
         let rank = |index| transfer.rank(chunk, index);
         let there = self.sources.live().filter(|(index, other)| *index == source || !other.readiness().1);
         let best = there.filter_map(|(index, _)| rank(index)).min();

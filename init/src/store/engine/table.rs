@@ -174,6 +174,9 @@ fn words(actions: &[Action]) -> String {
         Action::News(StoreNews::Source { .. }) => "tell of the source".to_owned(),
         Action::News(StoreNews::Done { .. }) => "DONE".to_owned(),
         Action::News(StoreNews::Time { .. }) => "tell the time".to_owned(),
+        Action::News(StoreNews::Opened { .. } | StoreNews::Released | StoreNews::NotReleased { .. }) => {
+            unreachable!("these are the worker's own")
+        }
         Action::News(StoreNews::Absent) => "ABSENT".to_owned(),
         Action::News(StoreNews::Progress(_)) => "progress".to_owned(),
         Action::Receive { .. } => "receive".to_owned(),

@@ -1,14 +1,17 @@
 //! PID 1 and its workers: started, listened to, started again, ended. Single-threaded; nothing here waits without
 //! a bound.
 
+mod fetcher;
+
 use crate::contract::{RING_BYTES, fd, role};
 use crate::failure::{Failure, Step};
-use crate::messages::{NetNews, NetOrder, StoreNews, StoreOrder};
+use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder};
 use crate::modules::Uevent;
 use crate::sys::channel::{self, Channel, Received};
 use crate::sys::memory;
 use crate::sys::uevent::{Received as Announced, UeventSocket};
-use crate::sys::worker::{self, Exit, Worker};
+use crate::sys::worker::{self, Exit, Program, Worker};
+pub use fetcher::Fetcher;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -45,37 +48,25 @@ struct Member<Order, Report> {
 pub struct Crew {
     net: Member<NetOrder, NetNews>,
     store: Option<Member<StoreOrder, StoreNews>>,
-    fetch: Fetch,
+    fetcher: Fetcher,
     /// One an image, in the order of the fetches; the last is the one being filled.
     images: Vec<OwnedFd>,
-    ring: OwnedFd,
+    program: Program,
     devices: Option<UeventSocket>,
     restarts: u32,
 }
 
-/// The fetch worker's state: it may die at any time, and is started when the store asks for one. The number counts
-/// its deaths.
-enum Fetch {
-    /// None is there, and none was asked for.
-    Absent(u32),
-    /// One works.
-    Running(Worker, u32),
-    /// One was killed, since the store asked for another.
-    Ending(Worker, u32),
-    /// One is started at that time.
-    Due(Instant, u32),
-}
-
 impl Crew {
-    /// Starts the net worker; store and fetch come with [`Crew::begin`].
-    pub fn start() -> Result<Self, Failure> {
+    /// Starts the net worker, all workers being `program`; store and fetch come with [`Crew::begin`].
+    pub fn start(program: Program) -> Result<Self, Failure> {
         let images = vec![new_image()?];
         let ring = memory::create_sized("rootbeam-ring", RING_BYTES).map_err(|e| broken("memfd", &e))?;
-        let net = Member::start(role::NET, &[])?;
+        let net = Member::start(&program, role::NET, &[])?;
+        let fetcher = Fetcher::new(None, ring, program.another().map_err(|e| broken(role::FETCH, &e))?);
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, store: None, fetch: Fetch::Absent(0), images, ring, devices, restarts: 0 })
+        Ok(Self { net, store: None, fetcher, images, program, devices, restarts: 0 })
     }
 
     /// The memory of each image that was begun, in that order.
@@ -95,8 +86,7 @@ impl Crew {
             let _ = store.channel.send(&StoreOrder::Finish);
             await_end(&store.worker, patience).map_err(|e| broken(role::STORE, &e))?;
         }
-        if let Some(fetch) = std::mem::replace(&mut self.fetch, Fetch::Absent(0)).into_worker() {
-            fetch.kill();
+        if let Some(fetch) = self.fetcher.vacate() {
             await_end(&fetch, patience).map_err(|e| broken(role::FETCH, &e))?;
         }
         self.images.push(new_image()?);
@@ -105,7 +95,7 @@ impl Crew {
 
     /// How many workers died and were started again.
     pub fn restarts(&self) -> u32 {
-        self.restarts
+        self.restarts + self.fetcher.restarts()
     }
 
     /// Sends an order to the net worker; it is repeated to a successor.
@@ -119,7 +109,8 @@ impl Crew {
     /// Starts store and fetch, without work yet: their start is hidden behind the wait for the network.
     pub fn begin(&mut self) -> Result<(), Failure> {
         if self.store.is_none() {
-            self.store = Some(Member::start(role::STORE, &descriptors(&self.images, &self.ring))?);
+            let descriptors = descriptors(&self.images, self.fetcher.ring());
+            self.store = Some(Member::start(&self.program, role::STORE, &descriptors)?);
         }
         Ok(())
     }
@@ -134,8 +125,21 @@ impl Crew {
         store.send(&order)
     }
 
+    /// Sends an order to the store with a descriptor; a successor could do nothing with it.
+    pub fn order_store_with(&mut self, order: &StoreOrder, descriptor: BorrowedFd<'_>) -> Result<(), Failure> {
+        match &self.store {
+            Some(store) => store.channel.send_with(order, descriptor).map_err(|e| broken(role::STORE, &e)),
+            None => Ok(()),
+        }
+    }
+
     /// The next news, or none at `deadline`. Workers that die meanwhile are started again.
     pub fn next(&mut self, deadline: Instant) -> Result<Option<News>, Failure> {
+        self.next_beside(deadline, &[])
+    }
+
+    /// The same, and none as well when one of `beside` is readable.
+    pub fn next_beside(&mut self, deadline: Instant, beside: &[BorrowedFd<'_>]) -> Result<Option<News>, Failure> {
         loop {
             if let Some(news) = self.heard()? {
                 return Ok(Some(news));
@@ -145,20 +149,19 @@ impl Crew {
             if now >= deadline {
                 return Ok(None);
             }
-            let until = match self.fetch {
-                Fetch::Due(when, _) => deadline.min(when),
-                _ => deadline,
-            };
-            let mut watched = vec![self.net.channel.as_fd(), self.net.worker.as_fd()];
+            let until = self.fetcher.due().map_or(deadline, |due| deadline.min(due));
+            let mut watched = beside.to_vec();
+            watched.extend([self.net.channel.as_fd(), self.net.worker.as_fd()]);
             if let Some(store) = &self.store {
                 watched.extend([store.channel.as_fd(), store.worker.as_fd()]);
             }
-            if let Fetch::Running(worker, _) | Fetch::Ending(worker, _) = &self.fetch {
-                watched.push(worker.as_fd());
-            }
+            watched.extend(self.fetcher.watched());
             watched.extend(self.devices.as_ref().map(AsFd::as_fd));
             let bound = until.saturating_duration_since(now).min(Duration::from_secs(1));
-            channel::wait(&watched, bound).map_err(|e| broken("poll", &e))?;
+            let readable = channel::wait(&watched, bound).map_err(|e| broken("poll", &e))?;
+            if readable.iter().take(beside.len()).any(|readable| *readable) {
+                return self.heard();
+            }
         }
     }
 
@@ -171,7 +174,7 @@ impl Crew {
             if !matches!(news, StoreNews::NeedFetcher) {
                 return Ok(Some(News::Store(news)));
             }
-            self.renew_fetch();
+            self.fetcher.renew();
         }
         while let Some(devices) = &self.devices {
             match devices.receive(UEVENT_BYTES).map_err(|e| broken("uevent socket", &e))? {
@@ -190,73 +193,58 @@ impl Crew {
     /// Reaps what ended and starts what is due.
     fn tend(&mut self) -> Result<(), Failure> {
         if let Some(exit) = self.net.worker.ended().map_err(|e| broken(role::NET, &e))? {
-            self.net.replace(exit, &[])?;
+            self.net.replace(&self.program, exit, &[])?;
             self.restarts += 1;
         }
         if let Some(store) = &mut self.store
             && let Some(exit) = store.worker.ended().map_err(|e| broken(role::STORE, &e))?
         {
             // Its successor asks for a fetch worker of its own.
-            if let Some(fetch) = std::mem::replace(&mut self.fetch, Fetch::Absent(0)).into_worker() {
-                fetch.kill();
+            if let Some(fetch) = self.fetcher.vacate() {
                 await_end(&fetch, Instant::now()).map_err(|e| broken(role::FETCH, &e))?;
             }
-            store.replace(exit, &descriptors(&self.images, &self.ring))?;
+            store.replace(&self.program, exit, &descriptors(&self.images, self.fetcher.ring()))?;
             self.restarts += 1;
         }
-        self.tend_fetch()
+        match &self.store {
+            Some(store) => self.fetcher.tend(&store.channel).map_err(|e| broken(role::FETCH, &e)),
+            None => Ok(()),
+        }
     }
 
-    fn tend_fetch(&mut self) -> Result<(), Failure> {
-        match &self.fetch {
-            Fetch::Running(worker, deaths) | Fetch::Ending(worker, deaths) => {
-                let Some(exit) = worker.ended().map_err(|e| broken(role::FETCH, &e))? else { return Ok(()) };
-                let mut deaths = *deaths;
-                // It ends with 0 when the store has closed its channel: there is nothing more to do.
-                if exit != Exit::Status(0) {
-                    log::warn!("worker {} {exit}; what it fetched is kept", role::FETCH);
-                    deaths = deaths.saturating_add(1);
-                    self.restarts += 1;
+    /// Leaves the workers to a keeper, who works beside the booted system until the image is whole. `folder` is where it
+    /// says how far it is. Returns when it can do without the files of the initramfs, at most after five seconds.
+    pub fn leave(self, folder: BorrowedFd<'_>) -> Result<(), Failure> {
+        let failed = |e: io::Error| broken(role::KEEPER, &e);
+        let (Some(store), Program::Open(program)) = (&self.store, &self.program) else {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        };
+        let (line, childs) = channel::pair::<KeeperNews, KeeperNews>().map_err(failed)?;
+        let mut descriptors = vec![
+            (store.channel.as_fd(), fd::STORE_CHANNEL),
+            (childs.as_fd(), fd::READY),
+            (self.fetcher.ring().as_fd(), fd::RING),
+            (self.net.channel.as_fd(), fd::NET_CHANNEL),
+            (program.as_fd(), fd::PROGRAM),
+            (folder, fd::FOLDER),
+        ];
+        descriptors.extend(self.fetcher.watched().map(|worker| (worker, fd::FETCH)));
+        let keeper = worker::start(&self.program, role::KEEPER, &descriptors).map_err(failed)?;
+        drop(childs);
+        let patience = Instant::now() + Duration::from_secs(5);
+        loop {
+            match line.receive().map_err(failed)? {
+                Received::Message(KeeperNews::Begun, _) => return Ok(()),
+                Received::Empty if Instant::now() < patience => {}
+                _ => {
+                    let end =
+                        keeper.ended().map_err(failed)?.map_or("does not begin".to_owned(), |end| end.to_string());
+                    return Err(failed(io::Error::other(format!("it {end}"))));
                 }
-                let asked = matches!(self.fetch, Fetch::Ending(..));
-                self.fetch = Fetch::Absent(deaths);
-                if asked {
-                    self.renew_fetch();
-                }
-                Ok(())
             }
-            Fetch::Due(when, deaths) if Instant::now() >= *when => self.start_fetch(*deaths),
-            Fetch::Due(..) | Fetch::Absent(_) => Ok(()),
+            let left = patience.saturating_duration_since(Instant::now());
+            channel::wait(&[line.as_fd(), keeper.as_fd()], left).map_err(failed)?;
         }
-    }
-
-    /// The store asks for a fetch worker: it has none, or one that does not answer.
-    fn renew_fetch(&mut self) {
-        self.fetch = match std::mem::replace(&mut self.fetch, Fetch::Absent(0)) {
-            Fetch::Absent(deaths) => {
-                // The first successor comes at once; one that keeps dying is not let burn the machine.
-                let pause = Duration::from_millis(100) * deaths.saturating_sub(1).min(50);
-                Fetch::Due(Instant::now() + pause, deaths)
-            }
-            Fetch::Running(worker, deaths) => {
-                worker.kill();
-                Fetch::Ending(worker, deaths)
-            }
-            waiting @ (Fetch::Ending(..) | Fetch::Due(..)) => waiting,
-        }
-    }
-
-    fn start_fetch(&mut self, deaths: u32) -> Result<(), Failure> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let (for_store, for_fetch) = channel::raw_pair().map_err(|e| broken("socketpair", &e))?;
-        let descriptors = [(for_fetch.as_fd(), fd::STORE_CHANNEL), (self.ring.as_fd(), fd::RING)];
-        let worker = worker::start(role::FETCH, &descriptors).map_err(|e| broken(role::FETCH, &e))?;
-        self.fetch = Fetch::Running(worker, deaths);
-        // A store that does not read is seen by its end or by the boot's time-out; the order is not lost twice.
-        if let Err(e) = store.channel.send_with(&StoreOrder::Fetcher, for_store.as_fd()) {
-            log::debug!("worker {}: {e}", role::STORE);
-        }
-        Ok(())
     }
 
     /// Ends all workers and waits until they are gone, at most two seconds; a worker that does not go is killed.
@@ -268,11 +256,7 @@ impl Crew {
         }
         let mut workers = vec![self.net.worker];
         workers.extend(self.store.take().map(|store| store.worker));
-        if let Some(fetch) = self.fetch.into_worker() {
-            // It holds nothing and would wait for an order.
-            fetch.kill();
-            workers.push(fetch);
-        }
+        workers.extend(self.fetcher.vacate());
         let patience = Instant::now() + Duration::from_secs(2);
         for worker in workers {
             await_end(&worker, patience).map_err(|e| broken("worker", &e))?;
@@ -291,16 +275,6 @@ fn new_image() -> Result<OwnedFd, Failure> {
 fn descriptors<'a>(images: &'a [OwnedFd], ring: &'a OwnedFd) -> Vec<(BorrowedFd<'a>, i32)> {
     let image = images.last().map(|image| (image.as_fd(), fd::IMAGE));
     image.into_iter().chain([(ring.as_fd(), fd::RING)]).collect()
-}
-
-impl Fetch {
-    /// The process, where there is one.
-    fn into_worker(self) -> Option<Worker> {
-        match self {
-            Self::Running(worker, _) | Self::Ending(worker, _) => Some(worker),
-            Self::Absent(_) | Self::Due(..) => None,
-        }
-    }
 }
 
 /// Waits for a worker's end until `patience`, then kills it and waits one second more.
@@ -322,16 +296,20 @@ fn await_end(worker: &Worker, patience: Instant) -> io::Result<()> {
 }
 
 impl<Order: serde::Serialize + Clone, Report: serde::de::DeserializeOwned> Member<Order, Report> {
-    fn start(role: &'static str, more: &[(BorrowedFd<'_>, i32)]) -> Result<Self, Failure> {
-        let (worker, channel) = Self::spawn(role, more)?;
+    fn start(program: &Program, role: &'static str, more: &[(BorrowedFd<'_>, i32)]) -> Result<Self, Failure> {
+        let (worker, channel) = Self::spawn(program, role, more)?;
         Ok(Self { role, worker, channel, standing_orders: Vec::new(), restarts: 0 })
     }
 
-    fn spawn(role: &'static str, more: &[(BorrowedFd<'_>, i32)]) -> Result<(Worker, Channel<Order, Report>), Failure> {
+    fn spawn(
+        program: &Program,
+        role: &'static str,
+        more: &[(BorrowedFd<'_>, i32)],
+    ) -> Result<(Worker, Channel<Order, Report>), Failure> {
         let (channel, theirs) = channel::pair().map_err(|e| broken("socketpair", &e))?;
         let mut descriptors = vec![(theirs.as_fd(), fd::CHANNEL)];
         descriptors.extend_from_slice(more);
-        let worker = worker::start(role, &descriptors).map_err(|e| broken(role, &e))?;
+        let worker = worker::start(program, role, &descriptors).map_err(|e| broken(role, &e))?;
         Ok((worker, channel))
     }
 
@@ -358,7 +336,7 @@ impl<Order: serde::Serialize + Clone, Report: serde::de::DeserializeOwned> Membe
     }
 
     /// Starts a successor with the standing orders.
-    fn replace(&mut self, exit: Exit, more: &[(BorrowedFd<'_>, i32)]) -> Result<(), Failure> {
+    fn replace(&mut self, program: &Program, exit: Exit, more: &[(BorrowedFd<'_>, i32)]) -> Result<(), Failure> {
         self.restarts += 1;
         if self.restarts > RESTARTS {
             let cause = format!("it {exit}, for the {}th time", self.restarts);
@@ -366,7 +344,7 @@ impl<Order: serde::Serialize + Clone, Report: serde::de::DeserializeOwned> Membe
             return Err(Failure::new(Step::Worker, self.role, cause, remedy));
         }
         log::warn!("worker {} {exit}; it is started again", self.role);
-        (self.worker, self.channel) = Self::spawn(self.role, more)?;
+        (self.worker, self.channel) = Self::spawn(program, self.role, more)?;
         self.standing_orders.iter().try_for_each(|order| self.send(order))
     }
 }

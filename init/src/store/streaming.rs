@@ -1,0 +1,291 @@
+//! The image before it is complete: a file whose reads wait for their chunks. The kernel asks through FUSE; what is there
+//! is answered at once, what is missing is asked of the engine before anything else. When all is there, the loop device
+//! that stands on this file is set on the image's own memory, and this file is nobody's any more.
+
+use crate::contract::STREAM_FILE;
+use crate::sys::bell::Bell;
+use crate::sys::loopdev;
+use fuser::{
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
+    ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request, Session, SessionACL,
+};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// The file's inode; the directory's is 1.
+const FILE: INodeNo = INodeNo(2);
+/// Nothing of it ever changes: the kernel may keep what it knows.
+const FOR_GOOD: Duration = Duration::from_secs(1 << 30);
+/// The most bytes that one read can ask for; the kernel's own limit is 1 MiB (FUSE_MAX_MAX_PAGES).
+const MOST: u64 = 1 << 20;
+
+/// What became of the swap.
+#[derive(Debug)]
+pub enum End {
+    /// The loop device stands on the image's memory, and the file is gone.
+    Released,
+    /// The kernel did not swap; the file is served on, from memory.
+    Refused(io::Error),
+}
+
+/// The file being served.
+#[derive(Debug)]
+pub struct Streaming {
+    shared: Arc<Shared>,
+    device: Option<OwnedFd>,
+    sealed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    image: File,
+    /// Bytes, a multiple of a page: the size of the image's memory.
+    size: u64,
+    chunk_size: u64,
+    bell: Bell,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// A bit a chunk.
+    have: Vec<u64>,
+    waiting: Vec<Waiting>,
+    /// Chunks that reads wait for and the engine has not heard of.
+    wanted: VecDeque<u64>,
+    /// What came of the swap, until it was told.
+    end: Option<End>,
+}
+
+/// A read that waits for chunks.
+#[derive(Debug)]
+struct Waiting {
+    offset: u64,
+    length: u64,
+    reply: ReplyData,
+}
+
+impl Streaming {
+    /// Serves `image`, of which `size` bytes are the image and `have` tells the chunks that are there, through
+    /// `connection`, a descriptor of /dev/fuse that was mounted with `allow_other`.
+    pub fn start(
+        connection: OwnedFd,
+        image: File,
+        size: u64,
+        chunk_size: u64,
+        have: impl Fn(u64) -> bool,
+    ) -> io::Result<Self> {
+        let pages = size.checked_next_multiple_of(4096).ok_or(io::ErrorKind::FileTooLarge)?;
+        let chunks = size.div_ceil(chunk_size);
+        let mut state = State { have: Vec::new(), waiting: Vec::new(), wanted: VecDeque::new(), end: None };
+        state.have.resize(usize::try_from(chunks.div_ceil(64)).map_err(io::Error::other)?, 0);
+        (0..chunks).filter(|chunk| have(*chunk)).for_each(|chunk| state.add(chunk));
+        let shared = Shared { image, size: pages, chunk_size, bell: Bell::new()?, state: Mutex::new(state) };
+        let shared = Arc::new(shared);
+        let file = StreamFile(Arc::clone(&shared));
+        let ended = Arc::clone(&shared);
+        let serve = move || {
+            // The kernel has sent its greeting when it mounted: this does not wait for anybody.
+            let served = Session::from_fd(file, connection, SessionACL::All, Config::default()).and_then(Session::run);
+            if let Err(error) = served {
+                log::warn!("the streamed image is not served any more: {error}");
+            }
+            ended.tell(End::Released);
+        };
+        std::thread::Builder::new().name("stream".to_owned()).spawn(serve)?;
+        Ok(Self { shared, device: None, sealed: false })
+    }
+
+    /// Readable when there is something to take up.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.shared.bell.as_fd()
+    }
+
+    /// A chunk was written: answers the reads that waited for it alone.
+    pub fn arrived(&self, chunk: u64) {
+        let mut state = self.shared.lock();
+        state.add(chunk);
+        let (ready, waiting) =
+            std::mem::take(&mut state.waiting).into_iter().partition(|read| self.shared.is_there(&state, read));
+        state.waiting = waiting;
+        drop(state);
+        let ready: Vec<Waiting> = ready;
+        ready.into_iter().for_each(|read| self.shared.answer(read));
+    }
+
+    /// The chunks that reads have begun to wait for since the last call, in that order.
+    pub fn wanted(&self) -> VecDeque<u64> {
+        self.shared.bell.hush();
+        std::mem::take(&mut self.shared.lock().wanted)
+    }
+
+    /// What came of the swap, once.
+    pub fn end(&self) -> Option<End> {
+        self.shared.lock().end.take()
+    }
+
+    /// `device` is the loop device that stands on the file.
+    pub fn take_device(&mut self, device: OwnedFd) {
+        self.device = Some(device);
+        self.swap();
+    }
+
+    /// The image is complete and sealed.
+    pub fn sealed(&mut self) {
+        self.sealed = true;
+        self.swap();
+    }
+
+    /// Lets go as soon as both are there.
+    fn swap(&mut self) {
+        if !self.sealed {
+            return;
+        }
+        let Some(device) = self.device.take() else { return };
+        let shared = Arc::clone(&self.shared);
+        // The ioctl waits until every read that is under way was answered, by the thread that answers.
+        let swap = move || {
+            if let Err(error) = loopdev::change_backing(&device, &shared.image) {
+                shared.tell(End::Refused(error));
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("swap".to_owned()).spawn(swap) {
+            self.shared.tell(End::Refused(error));
+        }
+    }
+}
+
+impl State {
+    fn add(&mut self, chunk: u64) {
+        let word = usize::try_from(chunk / 64).ok().and_then(|index| self.have.get_mut(index));
+        if let Some(word) = word {
+            *word |= 1 << (chunk % 64);
+        }
+    }
+
+    fn has(&self, chunk: u64) -> bool {
+        let word = usize::try_from(chunk / 64).ok().and_then(|index| self.have.get(index));
+        word.is_some_and(|word| word >> (chunk % 64) & 1 == 1)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds it can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, end: End) {
+        self.lock().end = Some(end);
+        self.bell.ring();
+    }
+
+    /// The chunks that a read lies in. The rest of the last page belongs to the last chunk.
+    fn chunks(&self, read: &Waiting) -> Range<u64> {
+        let end = (read.offset + read.length).div_ceil(self.chunk_size);
+        read.offset / self.chunk_size..end
+    }
+
+    fn is_there(&self, state: &State, read: &Waiting) -> bool {
+        self.chunks(read).all(|chunk| state.has(chunk))
+    }
+
+    fn read(&self, offset: u64, length: u64, reply: ReplyData) {
+        let offset = offset.min(self.size);
+        let length = length.min(MOST).min(self.size - offset);
+        let read = Waiting { offset, length, reply };
+        let mut state = self.lock();
+        if self.is_there(&state, &read) {
+            drop(state);
+            return self.answer(read);
+        }
+        let missing: Vec<u64> = self.chunks(&read).filter(|chunk| !state.has(*chunk)).collect();
+        state.wanted.extend(missing);
+        state.waiting.push(read);
+        drop(state);
+        self.bell.ring();
+    }
+
+    fn answer(&self, read: Waiting) {
+        let mut bytes = vec![0; usize::try_from(read.length).unwrap_or(0)];
+        match self.image.read_exact_at(&mut bytes, read.offset) {
+            Ok(()) => read.reply.data(&bytes),
+            Err(_) => read.reply.error(Errno::EIO),
+        }
+    }
+
+    fn attributes(&self, inode: INodeNo) -> FileAttr {
+        let file = inode == FILE;
+        let epoch = SystemTime::UNIX_EPOCH;
+        FileAttr {
+            ino: inode,
+            size: if file { self.size } else { 0 },
+            blocks: if file { self.size / 512 } else { 0 },
+            atime: epoch,
+            mtime: epoch,
+            ctime: epoch,
+            crtime: epoch,
+            kind: if file { FileType::RegularFile } else { FileType::Directory },
+            perm: if file { 0o400 } else { 0o500 },
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+/// The filesystem of one file.
+#[derive(Debug)]
+struct StreamFile(Arc<Shared>);
+
+impl Filesystem for StreamFile {
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if parent == INodeNo::ROOT && name == STREAM_FILE {
+            reply.entry(&FOR_GOOD, &self.0.attributes(FILE), Generation(0));
+        } else {
+            reply.error(Errno::ENOENT);
+        }
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match inode {
+            INodeNo::ROOT | FILE => reply.attr(&FOR_GOOD, &self.0.attributes(inode)),
+            _ => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match inode {
+            // Its pages are cached once, above the loop device; a second copy here would double the image.
+            FILE => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            _ => reply.error(Errno::EISDIR),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match inode {
+            FILE => self.0.read(offset, size.into(), reply),
+            _ => reply.error(Errno::EISDIR),
+        }
+    }
+}

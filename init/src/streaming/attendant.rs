@@ -1,0 +1,100 @@
+//! What is done with the news of a store that streams: by PID 1 until the hand-over, then by the keeper.
+
+use crate::causes;
+use crate::messages::{FetchCause, SourceIndex, StoreNews, StoreOrder, Tally};
+use crate::progress::Progress;
+use crate::settings::source::Source;
+use std::time::{Duration, Instant};
+
+/// How long a definite failure is let rest: somebody has to put something right, and then it goes on.
+const REST: Duration = Duration::from_secs(10);
+
+/// Where the streaming stands.
+#[derive(Debug)]
+pub struct Attendant {
+    sources: Vec<Source>,
+    kernel: String,
+    progress: Progress,
+    last: Option<(SourceIndex, FetchCause)>,
+    again: Option<Instant>,
+    tally: Tally,
+    /// Whether the loop device stands on the image itself.
+    pub released: bool,
+}
+
+impl Attendant {
+    /// For an image from `sources`, on a kernel of that release.
+    pub fn new(sources: Vec<Source>, kernel: String) -> Self {
+        Self {
+            sources,
+            kernel,
+            progress: Progress::new(Instant::now()),
+            last: None,
+            again: None,
+            tally: Tally::default(),
+            released: false,
+        }
+    }
+
+    /// What came so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Takes up one piece of news.
+    pub fn hear(&mut self, news: StoreNews, now: Instant) {
+        match news {
+            StoreNews::Progress(tally) => {
+                self.tally = tally;
+                if let Some(line) = self.progress.line(now, &tally) {
+                    log::info!("{line}");
+                }
+            }
+            StoreNews::Trouble { source, cause, pause_ms } => {
+                let trouble = (source, cause);
+                // Once: it may last for hours.
+                if self.last.as_ref() != Some(&trouble) {
+                    log::warn!("{}", causes::trouble(&trouble, &self.sources, pause_ms, true));
+                    self.last = Some(trouble);
+                }
+            }
+            StoreNews::Done { tally, .. } => {
+                self.tally = tally;
+                log::info!("image: all of it is in memory");
+            }
+            StoreNews::Failed(cause) => {
+                let failure = causes::store(&cause, &self.sources, &self.kernel);
+                log::error!("{failure} What is read meanwhile waits.");
+                self.again = Some(now + REST);
+            }
+            StoreNews::Released => {
+                self.released = true;
+                log::info!("image: the RAM disk stands by itself; server and network are not needed any more");
+            }
+            StoreNews::NotReleased { errno } => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                log::warn!("image: it is whole, but goes on being served by a process: LOOP_CHANGE_FD: {error}");
+            }
+            StoreNews::Size { .. }
+            | StoreNews::NeedFetcher
+            | StoreNews::Time { .. }
+            | StoreNews::Source { .. }
+            | StoreNews::Opened { .. }
+            | StoreNews::Absent => {}
+        }
+    }
+
+    /// When [`Self::order`] has something.
+    pub fn due(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// What the store is told now.
+    pub fn order(&mut self, now: Instant) -> Option<StoreOrder> {
+        let due = self.again.is_some_and(|due| due <= now);
+        due.then(|| {
+            self.again = None;
+            StoreOrder::Again
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! What is left of PID 1 while an image is streamed: it starts fetch workers anew, tells how far the image is, and ends
+//! the workers and itself when the RAM disk stands by itself.
+
+use super::attendant::Attendant;
+use super::{PROGRAM, STATUS};
+use crate::contract::{fd, role};
+use crate::crew::Fetcher;
+use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
+use crate::settings::Settings;
+use crate::sys::channel::{Channel, Received, wait};
+use crate::sys::inherited;
+use crate::sys::tree::Root;
+use crate::sys::worker::{Program, Worker};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often the status is written while something comes.
+const OFTEN: Duration = Duration::from_secs(1);
+
+/// The status file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether the RAM disk stands by itself, and server and network are not needed any more.
+    pub complete: bool,
+    /// Bytes of the image.
+    pub total: u64,
+    /// Bytes of it that are in memory, verified.
+    pub verified: u64,
+    /// Bytes that came over the wire for it.
+    pub fetched: u64,
+}
+
+/// What the keeper holds.
+struct Keeper {
+    store: Channel<StoreOrder, StoreNews>,
+    net: Channel<NetOrder, NetNews>,
+    fetcher: Fetcher,
+    folder: Root,
+    attendant: Attendant,
+    written: Option<(Instant, Status)>,
+}
+
+/// Runs the keeper, whose descriptors are those of [`fd`], and who takes over `running` where a fetch worker runs; returns
+/// its exit status.
+pub fn main(settings: Settings, kernel: String, running: Option<Worker>) -> i32 {
+    match Keeper::new(settings, kernel, running).and_then(|mut keeper| keeper.run()) {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error!("{}: {error}; the streamed image cannot be completed: reboot", role::KEEPER);
+            1
+        }
+    }
+}
+
+impl Keeper {
+    fn new(settings: Settings, kernel: String, running: Option<Worker>) -> io::Result<Self> {
+        let program = Program::Open(inherited::take(fd::PROGRAM)?);
+        Ok(Self {
+            store: Channel::from_fd(inherited::take(fd::STORE_CHANNEL)?),
+            net: Channel::from_fd(inherited::take(fd::NET_CHANNEL)?),
+            fetcher: Fetcher::new(running, inherited::take(fd::RING)?, program),
+            folder: Root::from_fd(inherited::take(fd::FOLDER)?),
+            attendant: Attendant::new(settings.image, kernel),
+            written: None,
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        // PID 1 waits for this before it deletes the files that this process has begun with.
+        let ready = Channel::<KeeperNews, KeeperNews>::from_fd(inherited::take(fd::READY)?);
+        ready.send(&KeeperNews::Begun).map_err(io::Error::other)?;
+        drop(ready);
+        while !self.attendant.released {
+            self.turn()?;
+        }
+        self.tell(Instant::now());
+        // Nobody else is left to do it.
+        let _ = self.folder.remove(Path::new(PROGRAM));
+        let _ = self.store.send(&StoreOrder::Finish);
+        let _ = self.net.send(&NetOrder::Finish);
+        self.fetcher.vacate();
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        loop {
+            match self.store.receive()? {
+                Received::Message(StoreNews::NeedFetcher, _) => self.fetcher.renew(),
+                Received::Message(news, _) => self.attendant.hear(news, Instant::now()),
+                Received::Empty => break,
+                Received::Closed | Received::Malformed(_) => return Err(io::Error::other("the store has ended")),
+            }
+        }
+        // What the net worker says of leases is of no use any more: it keeps the one there is.
+        while let Received::Message(..) = self.net.receive()? {}
+        self.fetcher.tend(&self.store)?;
+        let now = Instant::now();
+        if let Some(order) = self.attendant.order(now) {
+            let _ = self.store.send(&order);
+        }
+        if self.written.as_ref().is_none_or(|(when, _)| now.saturating_duration_since(*when) >= OFTEN) {
+            self.tell(now);
+        }
+        let until = [self.fetcher.due(), self.attendant.due()].into_iter().flatten().min();
+        let bound = until.map_or(OFTEN, |until| until.saturating_duration_since(now).min(OFTEN));
+        let mut watched = vec![self.store.as_fd()];
+        watched.extend(self.fetcher.watched());
+        wait(&watched, bound).map(drop)
+    }
+
+    /// Writes the status where it changed.
+    fn tell(&mut self, now: Instant) {
+        let Tally { total, verified, fetched, .. } = self.attendant.tally();
+        let status = Status { complete: self.attendant.released, total, verified, fetched };
+        if self.written.as_ref().is_some_and(|(_, told)| *told == status) {
+            return;
+        }
+        if let Ok(mut text) = serde_json::to_vec(&status) {
+            text.push(b'\n');
+            if let Err(error) = self.folder.replace(Path::new(STATUS), &text) {
+                log::warn!("{}: {STATUS}: {error}", role::KEEPER);
+            }
+        }
+        self.written = Some((now, status));
+    }
+}

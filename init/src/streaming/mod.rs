@@ -1,0 +1,82 @@
+//! Streaming, PID 1's side of it: whether an image can be, who carries it over the hand-over, and what is told meanwhile.
+
+pub mod assembly;
+pub mod attendant;
+pub mod keeper;
+
+use crate::contract::role;
+use crate::failure::{Failure, Step};
+use crate::image;
+use crate::layers::Order;
+use crate::messages::{ImageFacts, Trust};
+use crate::modules::Modules;
+use crate::settings::Settings;
+use crate::settings::values::Mode;
+use crate::sys::sandbox;
+use crate::sys::worker::Program;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+/// The workers' folder while they outlive the hand-over; the keeper's own, who removes what is in it.
+pub const FOLDER: &str = "/run/rootbeam/stream";
+/// The program that the workers run from, in the folder.
+pub const PROGRAM: &str = "rootbeam";
+/// How far it is, in the folder.
+pub const STATUS: &str = "status.json";
+
+/// What the workers are started from. Those that will outlive the hand-over run from one copy, so that the files of the
+/// initramfs are free when they are deleted.
+pub fn program(settings: &Settings) -> Result<Program, Failure> {
+    if settings.mode == Mode::Ram {
+        return Ok(Program::Own);
+    }
+    let open = || -> io::Result<File> {
+        let folder = Path::new(FOLDER);
+        fs::create_dir_all(folder)?;
+        let copy = folder.join(PROGRAM);
+        fs::copy("/proc/self/exe", &copy)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o555))?;
+        chown(folder, Some(sandbox::KEEPER), Some(sandbox::KEEPER))?;
+        File::open(&copy)
+    };
+    open()
+        .map(|file| Program::Open(file.into()))
+        .map_err(|e| Failure::new(Step::Worker, role::KEEPER, format!("{FOLDER}: {e}"), "give the machine more RAM"))
+}
+
+/// The folder, for the keeper.
+pub fn folder() -> Result<File, Failure> {
+    File::open(FOLDER)
+        .map_err(|e| Failure::new(Step::Worker, FOLDER, e.to_string(), "report this as a bug, with the log"))
+}
+
+/// Removes what [`program`] made, where nothing is streamed after all.
+pub fn clear() {
+    let _ = fs::remove_dir_all(FOLDER);
+}
+
+/// Why an image is not streamed, though it could be by what it is; none where it is.
+pub fn obstacle(facts: &ImageFacts, order: &Order, settings: &Settings, modules: &mut Modules) -> Option<String> {
+    if order.is_layer() || !facts.layers.is_empty() || !settings.layers.is_empty() {
+        return Some("an image with layers is not streamed".to_owned());
+    }
+    if facts.trust == Trust::Unverified {
+        return Some("nothing vouches for its chunks".to_owned());
+    }
+    if let Err(failure) = image::require_filesystem("fuse", modules) {
+        return Some(failure.cause);
+    }
+    (!Path::new("/dev/fuse").exists()).then(|| "there is no /dev/fuse".to_owned())
+}
+
+/// Why an image is loaded before it is used, where somebody asked for it to be streamed.
+pub fn reason(settings: &Settings, facts: &ImageFacts, obstacle: Option<String>) -> Option<String> {
+    let unhashed = || "it has no hash for each of its chunks".to_owned();
+    match settings.mode {
+        Mode::Ram => None,
+        // An image that is small is whole before it can be served.
+        Mode::Stream | Mode::Auto => obstacle.or_else(|| facts.manifest.is_none().then(unhashed)),
+    }
+}

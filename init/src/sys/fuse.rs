@@ -1,0 +1,18 @@
+//! A FUSE connection: mounted here, served by a worker.
+
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use sys_mount::{Mount, MountFlags};
+
+/// Mounts what the holder of the returned descriptor will serve (fs/fuse/inode.c): read-only, and reachable by every user
+/// of the machine, which the kernel asks of a file that a loop device stands on.
+pub fn mount(target: &Path) -> io::Result<OwnedFd> {
+    let connection = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let data = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", connection.as_raw_fd());
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    // The value that comes back would unmount only when told to; it is let go.
+    Mount::builder().fstype("fuse").flags(flags).data(&data).mount("rootbeam", target)?;
+    Ok(connection)
+}

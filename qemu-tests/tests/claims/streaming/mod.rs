@@ -1,0 +1,200 @@
+//! Streaming: the real init runs before the image is whole, every byte that it reads is right, and when the image is
+//! whole the machine needs neither server nor workers.
+
+use super::boots::{assert_clean, report};
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Trial;
+use rootbeam_init::contract::role;
+use rootbeam_init::digest::Sha256;
+use rootbeam_init::streaming::keeper::Status;
+use rootbeam_qemu_tests::archives;
+use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::images;
+use rootbeam_qemu_tests::netns::{self, Boot, Guest, Network, Nic};
+use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
+use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
+use rootbeam_qemu_tests::servers::http::HttpServer;
+use rootbeam_qemu_tests::servers::site::Site;
+use rootbeam_qemu_tests::world::World;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub fn claims() -> Vec<Trial> {
+    let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
+    vec![
+        claim("streaming: the real init runs before the image is whole, and then needs nobody", streams),
+        claim("streaming: workers beside the booted system have no privilege", workers_have_no_privilege),
+        claim("streaming: an image without a manifest is loaded first, and the log says why", without_manifest),
+    ]
+}
+
+/// Where the image is on the server.
+const PATH: &str = "/web.squashfs";
+/// How long anything is waited for.
+const SOON: Duration = Duration::from_secs(90);
+/// The noise in the image: at [`RATE`] it comes in some seconds.
+const NOISE: u64 = 24 << 20;
+/// Bytes a second and connection.
+const RATE: u64 = 4 << 20;
+
+/// A network with one server that is not fast.
+struct Scene {
+    image: Vec<u8>,
+    network: Network,
+    http: HttpServer,
+    _folder: TempDir,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let file = images::probe_with_noise(NOISE)?;
+        let folder = images::published(&file, PATH.trim_start_matches('/'))?;
+        let network = Network::new()?;
+        let http = network.http(Site::new().folder(folder.path())?)?;
+        let http = http.faults([Rule::of(PATH, When::Always, Fault::Rate(RATE))]);
+        Ok(Self { image: std::fs::read(file)?, network, http, _folder: folder })
+    }
+
+    fn machine(&self) -> Result<Boot<'_>> {
+        let archive = archives::for_namespaces()?;
+        let words =
+            format!("rootbeam.image={} rootbeam.mode=stream rootbeam.on-failure=poweroff", self.network.url(PATH));
+        Ok(Boot::new(&archive).nic(Nic::on(&self.network)).limit(SOON).cmdline(&words))
+    }
+
+    /// A machine that has come to its real init.
+    fn boot(&self) -> Result<(Guest, Probe, World)> {
+        let mut guest = self.machine()?.start()?;
+        match guest.probe()? {
+            Some((probe, world)) => Ok((guest, probe, world)),
+            None => {
+                let ended = guest.finish(None)?;
+                bail!("the machine came to no real init, but {:?}:\n{}", ended.outcome, ended.console)
+            }
+        }
+    }
+}
+
+/// How far the image is, by the booted system's file.
+fn status(probe: &mut Probe) -> Result<Status> {
+    match probe.ask(&Request::Text("/run/rootbeam/stream/status.json".to_owned()), SOON)? {
+        Answer::Text(text) => serde_json::from_str(&text).context(text),
+        other => bail!("{other:?}"),
+    }
+}
+
+/// Waits until the RAM disk stands by itself.
+fn completion(probe: &mut Probe) -> Result<Status> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        // The file comes with the keeper's first words.
+        match status(probe) {
+            Ok(status) if status.complete => return Ok(status),
+            last if Instant::now() > deadline => bail!("not complete after {SOON:?}: {last:?}"),
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Waits until the workers are gone.
+fn alone(probe: &mut Probe) -> Result<World> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let world = probe.world(SOON)?;
+        if world.other_processes().is_empty() || Instant::now() > deadline {
+            return Ok(world);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The RAM disk is the image, and zeros up to the end of a page.
+fn identical(probe: &mut Probe, device: &str, image: &[u8]) -> Result<()> {
+    let mut held = image.to_vec();
+    held.resize(image.len().next_multiple_of(4096), 0);
+    let expected = Answer::Digest { size: held.len() as u64, sha256: Sha256::of(&held).to_string() };
+    equal(&probe.ask(&Request::Digest(device.to_owned()), SOON)?, &expected)
+}
+
+fn streams() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let size = scene.image.len() as u64;
+    let (guest, mut probe, world) = scene.boot()?;
+    let sent = scene.http.sent(PATH);
+    let checked = (|| -> Result<()> {
+        ensure!(sent < size / 2, "{sent} of {size} bytes were sent before the real init ran");
+        ensure!(!world.mounts.iter().any(|mount| mount.kind.contains("fuse")), "{:?}", world.mounts);
+        let report = report(&world)?;
+        let about = report.image.context("no image in the report")?;
+        let device = about.device.context("no RAM disk in the report")?;
+        let done = completion(&mut probe)?;
+        equal(&(done.total, done.verified), &(size, size))?;
+        let after = alone(&mut probe)?;
+        assert_clean(&after)?;
+        scene.http.stop();
+        identical(&mut probe, &device, &scene.image)?;
+        ensure!(!after.mounts.iter().any(|mount| mount.kind.contains("fuse")), "{:?}", after.mounts);
+        let disk = after.loops.get(device.trim_start_matches("/dev/")).context("no RAM disk")?;
+        equal(&(disk.size, disk.read_only), &(size.next_multiple_of(4096), true))?;
+        ensure!(disk.file.contains("rootbeam-image"), "{disk:?}");
+        let left = probe.ask(&Request::Text("/run/rootbeam/stream/rootbeam".to_owned()), SOON)?;
+        ensure!(matches!(left, Answer::Error(_)), "the workers' program is left");
+        Ok(())
+    })();
+    probe.power_off()?;
+    let booted = guest.finish(Some(world))?;
+    checked.with_context(|| booted.console.clone())
+}
+
+fn workers_have_no_privilege() -> Result<()> {
+    let scene = Scene::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let checked = (|| -> Result<()> {
+        let world = probe.world(SOON)?;
+        let of = |name: &str| {
+            world.processes.iter().filter(|process| process.args.first().is_some_and(|a| a == name)).count()
+        };
+        equal(&[role::NET, role::STORE, role::KEEPER].map(of), &[1, 1, 1])?;
+        for process in world.processes.iter().filter(|process| process.pid != world.pid) {
+            let status = match probe.ask(&Request::Text(format!("/proc/{}/status", process.pid)), SOON)? {
+                Answer::Text(text) => text,
+                // It came between.
+                Answer::Error(_) if process.args.first().is_some_and(|name| name == role::FETCH) => continue,
+                other => bail!("{other:?}"),
+            };
+            let field =
+                |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
+            let keeper = process.args.first().is_some_and(|name| name == role::KEEPER);
+            let id = if keeper { 65533 } else { 65534 };
+            equal(&field("Uid:").to_owned(), &format!("0\t{id}\t{id}\t{id}"))?;
+            equal(&field("Gid:").to_owned(), &[id; 4].map(|id| id.to_string()).join("\t"))?;
+            equal(&(field("NoNewPrivs:"), field("Seccomp:"), field("Groups:")), &("1", "2", ""))?;
+            // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW are bits 10, 12 and 13.
+            let net = process.args.first().is_some_and(|name| name == role::NET);
+            let capabilities = if net { "0000000000003400" } else { "0000000000000000" };
+            for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+                equal(&field(set), &capabilities).with_context(|| format!("{set} of {process:?}"))?;
+            }
+            equal(&field("CapInh:"), &"0000000000000000")?;
+        }
+        Ok(())
+    })();
+    probe.power_off()?;
+    let booted = guest.finish(None)?;
+    checked.with_context(|| booted.console.clone())
+}
+
+fn without_manifest() -> Result<()> {
+    let file = images::probe()?;
+    let network = Network::new()?;
+    let bytes = std::fs::read(file)?;
+    let sum = format!("{}\n", Sha256::of(&bytes));
+    let _http = network.http(Site::new().bytes(PATH, bytes).bytes(&format!("{PATH}.sha256"), sum))?;
+    let words = format!("rootbeam.image={} rootbeam.mode=stream rootbeam.on-failure=poweroff", network.url(PATH));
+    let booted = Boot::new(&archives::for_namespaces()?).nic(Nic::on(&network)).limit(SOON).cmdline(&words).run()?;
+    let world = booted.world()?;
+    assert_clean(world)?;
+    let why = "the image is loaded before it is used: it has no hash for each of its chunks";
+    ensure!(report(world)?.warnings.iter().any(|warning| warning == why), "{}", booted.console);
+    Ok(())
+}
