@@ -36,8 +36,12 @@ impl fmt::Display for Utc {
 
 /// When the archive was built, in seconds since 1970.
 pub fn build_time() -> Option<u64> {
-    let built = std::fs::read_to_string(Path::new("/").join(contract::BUILD_TIME)).ok()?;
-    built.trim().parse().ok()
+    built(&std::fs::read(Path::new("/").join(contract::BUILD_TIME)).ok()?)
+}
+
+/// The time in the file [`contract::BUILD_TIME`].
+pub fn built(file: &[u8]) -> Option<u64> {
+    std::str::from_utf8(file).ok()?.trim().parse().ok()
 }
 
 /// Whether `seconds` since 1970 can be the time of a machine whose archive was built at `built`.

@@ -3,13 +3,16 @@
 
 use crate::causes;
 use crate::crew::Crew;
+use crate::digest::Sha256;
 use crate::failure::{Failure, Step};
+use crate::label::Label;
 use crate::manifest::MAX_LAYERS;
-use crate::messages::{FetchCause, ImageFacts, StoreCause, Trust, Wanted};
+use crate::messages::{FetchCause, StoreCause, Trust, Wanted};
 use crate::modules::Modules;
 use crate::receive::{Download, Held, Received};
 use crate::settings::Settings;
 use crate::settings::source::Source;
+use crate::trust::Anchors;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -49,8 +52,11 @@ impl Stack {
     /// The order that is next; none where all are done.
     pub fn next(&self, settings: &Settings) -> Result<Option<Order>, Failure> {
         match self.done.split_first() {
-            Some((Some(image), layers)) => Ok(layers_of(settings, &image.facts)?.into_iter().nth(layers.len())),
-            _ => Ok(Some(Order { sources: settings.image.clone(), optional: false, asked_by: AskedBy::Image })),
+            Some((Some(image), layers)) => {
+                let orders = layers_of(settings, image.facts.trust, &image.facts.layers)?;
+                Ok(orders.into_iter().nth(layers.len()))
+            }
+            _ => Ok(Some(Order::image(settings))),
         }
     }
 
@@ -81,7 +87,32 @@ impl Stack {
     }
 }
 
+/// What one image is held against, beside what stands in its own manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proofs {
+    /// The SHA-256 that it must have.
+    pub sha256: Option<Sha256>,
+    /// The SHA-256 that its manifest must have.
+    pub manifest: Option<Sha256>,
+    /// Who must have signed the manifest.
+    pub anchors: Anchors,
+}
+
 impl Order {
+    /// That of the image.
+    pub fn image(settings: &Settings) -> Self {
+        Self { sources: settings.image.clone(), optional: false, asked_by: AskedBy::Image }
+    }
+
+    /// What it is held against where these keys are packed: the hashes of the command line and the version floor are the
+    /// image's alone.
+    pub fn proofs(&self, settings: &Settings, anchors: Anchors) -> Proofs {
+        match self.is_layer() {
+            true => Proofs { anchors: anchors.without_floor(), ..Proofs::default() },
+            false => Proofs { sha256: settings.sha256, manifest: settings.manifest, anchors },
+        }
+    }
+
     /// Whether it stands on the image.
     pub fn is_layer(&self) -> bool {
         self.asked_by != AskedBy::Image
@@ -136,10 +167,10 @@ impl fmt::Display for Order {
     }
 }
 
-/// The layers over an image of which this is known, the topmost last.
-fn layers_of(settings: &Settings, image: &ImageFacts) -> Result<Vec<Order>, Failure> {
+/// The layers over an image whose manifest names these and is vouched for so, the topmost last.
+pub fn layers_of(settings: &Settings, trust: Trust, named: &[Label]) -> Result<Vec<Order>, Failure> {
     let manifest = || format!("manifest of {}", causes::named(&settings.image, 0));
-    if !image.layers.is_empty() && image.trust == Trust::Pinned {
+    if !named.is_empty() && trust == Trust::Pinned {
         return Err(Failure::new(
             Step::Manifest,
             manifest(),
@@ -147,17 +178,19 @@ fn layers_of(settings: &Settings, image: &ImageFacts) -> Result<Vec<Order>, Fail
             "pack a key and sign the manifests of image and layers, or ask for the layers by rootbeam.layer=",
         ));
     }
-    let (named, asked) = (image.layers.len(), settings.layers.len());
-    if named + asked > MAX_LAYERS {
+    let (of_manifest, asked) = (named.len(), settings.layers.len());
+    if of_manifest + asked > MAX_LAYERS {
         return Err(Failure::new(
             Step::Settings,
-            format!("{} layers", named + asked),
-            format!("at most {MAX_LAYERS} stand on an image; its manifest names {named}, the command line {asked}"),
+            format!("{} layers", of_manifest + asked),
+            format!(
+                "at most {MAX_LAYERS} stand on an image; its manifest names {of_manifest}, the command line {asked}"
+            ),
             "put several layers into one",
         ));
     }
     let mut orders = Vec::new();
-    for name in &image.layers {
+    for name in named {
         let sources = settings.image.iter().map(|source| source.beside(name)).collect::<Result<_, _>>();
         let sources = sources.map_err(|expected| {
             Failure::new(
@@ -181,11 +214,14 @@ fn layers_of(settings: &Settings, image: &ImageFacts) -> Result<Vec<Order>, Fail
 mod tests {
     use super::*;
     use crate::admission::{Admitted, Memory};
-    use crate::label::Label;
-    use crate::messages::{Compressor, FilesystemKind, Tally};
+    use crate::messages::{Compressor, FilesystemKind, ImageFacts, Tally};
 
     fn settings(line: &str) -> Settings {
         Settings::parse(b"", line.as_bytes()).0
+    }
+
+    fn labels(names: &[&str]) -> Vec<Label> {
+        names.iter().map(|name| Label::new(name).unwrap()).collect()
     }
 
     fn image(trust: Trust, layers: &[&str]) -> ImageFacts {
@@ -199,7 +235,7 @@ mod tests {
             manifest: None,
             version: None,
             date: None,
-            layers: layers.iter().map(|name| Label::new(name).unwrap()).collect(),
+            layers: labels(layers),
         }
     }
 
@@ -244,21 +280,21 @@ mod tests {
     #[test]
     fn layers_that_a_pin_does_not_vouch_for_are_refused() {
         let settings = settings("rootbeam.image=http://a/web.img");
-        let failure = layers_of(&settings, &image(Trust::Pinned, &["site.img"])).unwrap_err();
+        let failure = layers_of(&settings, Trust::Pinned, &labels(&["site.img"])).unwrap_err();
         assert_eq!(
             failure.to_string(),
             "FAILED at manifest: manifest of http://a/web.img: it names layers, and the hash on the command line does \
              not vouch for them. Remedy: pack a key and sign the manifests of image and layers, or ask for the layers \
              by rootbeam.layer=."
         );
-        assert_eq!(layers_of(&settings, &image(Trust::Pinned, &[])), Ok(vec![]));
+        assert_eq!(layers_of(&settings, Trust::Pinned, &[]), Ok(vec![]));
     }
 
     #[test]
     fn no_more_than_eight_stand_on_an_image() {
         let settings = settings(&format!("rootbeam.image=http://a/web.img {}", "rootbeam.layer=http://a/l ".repeat(7)));
-        assert_eq!(layers_of(&settings, &image(Trust::Signed, &["1"])).map(|orders| orders.len()), Ok(8));
-        let failure = layers_of(&settings, &image(Trust::Signed, &["1", "2"])).unwrap_err();
+        assert_eq!(layers_of(&settings, Trust::Signed, &labels(&["1"])).map(|orders| orders.len()), Ok(8));
+        let failure = layers_of(&settings, Trust::Signed, &labels(&["1", "2"])).unwrap_err();
         assert_eq!(failure.object, "9 layers");
         assert_eq!(failure.cause, "at most 8 stand on an image; its manifest names 2, the command line 7");
     }

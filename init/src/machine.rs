@@ -7,7 +7,7 @@ use crate::failure::{Failure, Step};
 use crate::image::{Mounted, STATE};
 use crate::journal::Journal;
 use crate::label::Label;
-use crate::layers::{Order, Stack};
+use crate::layers::{Order, Proofs, Stack};
 use crate::messages::{Lease, SourceIndex, SourceTally, Trust, Wanted};
 use crate::modules::{self, Modules};
 use crate::receive::{self, Held, Received};
@@ -170,20 +170,20 @@ impl Machine {
         self.lease = Some(lease);
     }
 
-    /// What the store is asked for. The hashes of the command line and the version floor are the image's.
+    /// What the store is asked for.
     pub fn wanted(&self, order: &Order) -> Result<Wanted, Failure> {
         let kernel = Label::new(&self.kernel.release).map_err(|e| {
             let remedy = "use a kernel with a release of letters, digits and . _ + ~ -";
             Failure::new(Step::Settings, "release of the running kernel", e.to_string(), remedy)
         })?;
-        let (is_layer, anchors) = (order.is_layer(), keys::packed(Path::new("/"))?);
+        let Proofs { sha256, manifest, anchors } = order.proofs(&self.settings, keys::packed(Path::new("/"))?);
         Ok(Wanted {
             sources: order.sources.iter().map(|source| source.as_str().to_owned()).collect(),
-            sha256: self.settings.sha256.filter(|_| !is_layer),
-            manifest: self.settings.manifest.filter(|_| !is_layer),
+            sha256,
+            manifest,
             require_verified: self.settings.require_verified,
             optional: order.optional,
-            anchors: if is_layer { anchors.without_floor() } else { anchors },
+            anchors,
             kernel,
             stall_seconds: self.settings.stall,
         })

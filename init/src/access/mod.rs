@@ -40,17 +40,23 @@ pub struct Access {
 impl Access {
     /// From the archive unpacked at `root`, and the settings.
     pub fn packed(root: &Path, settings: &Settings) -> Self {
-        let read = |path: &str| std::fs::read(root.join(path)).ok();
+        let keys = std::fs::read_dir(root.join(contract::KEYS)).is_ok_and(|mut keys| keys.next().is_some());
+        let access = Self::of(|path| std::fs::read(root.join(path)).ok(), keys, settings);
+        Self { time_servers: access.time_servers.and_those_of_the_lease(), ..access }
+    }
+
+    /// From the archive's files, whose bytes `read` gives by their paths, and the settings; `keys` says whether there are
+    /// files in [`contract::KEYS`].
+    pub fn of(read: impl Fn(&str) -> Option<Vec<u8>>, keys: bool, settings: &Settings) -> Self {
         let identity = match (read(contract::CLIENT_CERTIFICATE), read(contract::CLIENT_KEY)) {
             (Some(certificate), Some(key)) => Some(Identity { certificate, key }),
             _ => None,
         };
         let token = read(contract::TOKEN).and_then(|token| String::from_utf8(token).ok());
-        let keys = std::fs::read_dir(root.join(contract::KEYS)).is_ok_and(|mut keys| keys.next().is_some());
         Self {
             roots: read(contract::CA).unwrap_or_default(),
             identity,
-            built: clock::build_time().unwrap_or(0),
+            built: read(contract::BUILD_TIME).and_then(|text| clock::built(&text)).unwrap_or(0),
             time_servers: TimeServers::new(settings),
             // The hashes are the image's alone.
             pinned: keys || (settings.sha256.or(settings.manifest).is_some() && settings.layers.is_empty()),

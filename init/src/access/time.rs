@@ -75,14 +75,15 @@ pub struct TimeServers {
 }
 
 impl TimeServers {
-    /// `rootbeam.ntp=`, then the server in `ip=`, then the lease's.
+    /// `rootbeam.ntp=`, then the server in `ip=`.
     pub fn new(settings: &Settings) -> Self {
         let fixed = settings.ip.as_ref().and_then(|ip| ip.time_server).map(|server| server.to_string());
-        Self {
-            given: settings.time_servers.iter().cloned().chain(fixed).collect(),
-            of_lease: Some(Path::new("/").join(contract::TIME_SERVERS)),
-            ..Self::default()
-        }
+        Self { given: settings.time_servers.iter().cloned().chain(fixed).collect(), ..Self::default() }
+    }
+
+    /// After these the servers of the lease, which this machine will have.
+    pub fn and_those_of_the_lease(self) -> Self {
+        Self { of_lease: Some(Path::new("/").join(contract::TIME_SERVERS)), ..self }
     }
 
     /// One server at a port of its own.

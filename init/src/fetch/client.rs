@@ -1,12 +1,11 @@
 //! The HTTP client: which redirects, which certificates, which names, and what goes along with a request.
 
-use super::Job;
 use super::cause;
 use crate::access::Access;
 use crate::access::time::Clock;
 use crate::access::verifier;
 use crate::contract::LANES;
-use crate::messages::{FetchCause, TlsFault};
+use crate::messages::{FetchCause, Range, TlsFault};
 use crate::sys::machine;
 use crate::sys::names::{self, NameError};
 use reqwest::StatusCode;
@@ -39,6 +38,17 @@ pub struct Clients {
     shared: Arc<Shared>,
     tls: Option<ClientConfig>,
     current: Option<(Duration, Client)>,
+}
+
+/// What is asked of a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Where.
+    pub url: String,
+    /// The part of it, where not the whole is wanted.
+    pub range: Option<Range>,
+    /// The validator of the file that it must be part of still.
+    pub if_range: Option<String>,
 }
 
 /// Sends requests; the lanes share one.
@@ -89,12 +99,12 @@ impl Clients {
 }
 
 impl Client {
-    /// Sends the request of `job` and waits for the head of an answer that is no redirect.
-    pub fn get(&self, job: &Job) -> Result<Response, FetchCause> {
+    /// Sends `request` and waits for the head of an answer that is no redirect.
+    pub fn get(&self, request: &Request) -> Result<Response, FetchCause> {
         let Shared { access, clock, .. } = &*self.shared;
-        match self.follow(job) {
+        match self.follow(request) {
             // Once more by a better clock, where there is one.
-            Err(FetchCause::Tls(TlsFault::Time { .. })) if access.time_servers.correct(clock) => self.follow(job),
+            Err(FetchCause::Tls(TlsFault::Time { .. })) if access.time_servers.correct(clock) => self.follow(request),
             answer => answer,
         }
     }
@@ -106,10 +116,10 @@ impl Client {
 
     /// Goes where the servers send, up to ten times. Done here, since only the redirects decide which servers may see
     /// this machine's credentials.
-    fn follow(&self, job: &Job) -> Result<Response, FetchCause> {
-        let mut url = Url::parse(&job.url).map_err(|_| FetchCause::Protocol)?;
+    fn follow(&self, request: &Request) -> Result<Response, FetchCause> {
+        let mut url = Url::parse(&request.url).map_err(|_| FetchCause::Protocol)?;
         for _ in 0..=REDIRECTS {
-            let response = self.send(&url, job)?;
+            let response = self.send(&url, request)?;
             let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
             url = match location {
                 Some(location) if is_redirect(response.status()) => {
@@ -121,17 +131,17 @@ impl Client {
         Err(FetchCause::Redirect)
     }
 
-    fn send(&self, url: &Url, job: &Job) -> Result<Response, FetchCause> {
+    fn send(&self, url: &Url, Request { range, if_range, .. }: &Request) -> Result<Response, FetchCause> {
         let Shared { access, warned, .. } = &*self.shared;
         if access.credentials.are_open(url) && !warned.swap(true, Ordering::Relaxed) {
             let host = url.host_str().unwrap_or_default();
             log::warn!("the token or header for {host} can be read by everybody on the way: use https");
         }
         let mut request = self.http.get(url.clone()).headers(access.credentials.of(url));
-        if let Some(range) = job.range {
+        if let Some(range) = range {
             let last = range.end.checked_sub(1).filter(|last| *last >= range.start).ok_or(FetchCause::Protocol)?;
             request = request.header(RANGE, format!("bytes={}-{last}", range.start));
-            if let Some(validator) = &job.if_range {
+            if let Some(validator) = if_range {
                 request = request.header(IF_RANGE, validator);
             }
         }

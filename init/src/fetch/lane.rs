@@ -82,7 +82,7 @@ impl Server {
             Room::Cancelled => return Ok(Ok(())),
             Room::Closed => return Err(Stop::Closed),
         }
-        let answer = client.get(job);
+        let answer = client.get(&job.request);
         if let Some(seconds) = client.time_told() {
             send(&self.channel, &FetchNews::Time { seconds })?;
         }
@@ -90,7 +90,7 @@ impl Server {
             Ok(response) => response,
             Err(cause) => return Ok(Err(cause)),
         };
-        let head = match head::read(&response, job.range) {
+        let head = match head::read(&response, job.request.range) {
             Ok(head) => head,
             Err(cause) => return Ok(Err(cause)),
         };

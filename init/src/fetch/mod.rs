@@ -2,19 +2,19 @@
 //! between two orders but open connections, and may die at any time. A thread listens to the store; each lane of the
 //! ring has a thread of its own that serves one request after another.
 
-mod cause;
-mod client;
-mod head;
+pub mod cause;
+pub mod client;
+pub mod head;
 mod lane;
 mod ring;
 
 use crate::access::Access;
 use crate::contract::{LANE_BYTES, LANES};
-use crate::messages::{FetchNews, FetchOrder, Range};
+use crate::messages::{FetchNews, FetchOrder};
 use crate::sys::channel::{Channel, Received, SendError, wait};
 use crate::sys::heap;
 use crate::sys::memory::SharedBytes;
-use client::Clients;
+use client::{Clients, Request};
 use lane::Lane;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -50,9 +50,7 @@ enum Stop {
 /// One `Get`.
 struct Job {
     number: u32,
-    url: String,
-    range: Option<Range>,
-    if_range: Option<String>,
+    request: Request,
     limit: u64,
 }
 
@@ -90,7 +88,7 @@ impl Worker {
                 Received::Message(FetchOrder::Get { lane, job, url, range, if_range, limit, stall_seconds }, _) => {
                     let stall = Duration::from_secs(u64::from(stall_seconds.max(1)));
                     let client = self.clients.client(stall);
-                    let job = Job { number: job, url, range, if_range, limit };
+                    let job = Job { number: job, request: Request { url, range, if_range }, limit };
                     self.lane(lane)?.serve(client, job).map_err(|_| Stop::Broken)?;
                 }
             }

@@ -242,6 +242,17 @@ impl FetchCause {
             Self::NameUnknown | Self::Tls(_) | Self::Redirect | Self::Protocol => false,
         }
     }
+
+    /// Whether the answer says that there is no such file: stores that hide their listing say 403 for 404.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Status { status: 403 | 404 | 410, .. })
+    }
+
+    /// Whether the answer says for certain that there is no such file. A 403 does not: an image that nobody may read is
+    /// no image that is absent.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Status { status: 404 | 410, .. })
+    }
 }
 
 /// Why the store gave up, or pauses.

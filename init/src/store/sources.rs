@@ -35,15 +35,8 @@ fn contradiction(cause: &StoreCause) -> Option<FetchCause> {
 /// How many sources of a manifest are used at the most.
 const NAMED: usize = 16;
 
-/// Whether the answer says that there is no such file: stores that hide their listing say 403 for 404.
-pub fn is_absence(cause: &FetchCause) -> bool {
-    matches!(cause, FetchCause::Status { status: 403 | 404 | 410, .. })
-}
-
-/// Whether the answer says for certain that there is no such file. A 403 does not: an image that nobody may read is no
-/// image that is absent.
 fn is_gone(cause: &StoreCause) -> bool {
-    matches!(cause, StoreCause::Fetch { cause: FetchCause::Status { status: 404 | 410, .. }, .. })
+    matches!(cause, StoreCause::Fetch { cause, .. } if cause.is_gone())
 }
 
 /// How far a source was got with; a later stage makes its failure the more telling one.
@@ -366,11 +359,11 @@ mod tests {
     fn every_cause_is_either_passing_or_definite() {
         let status = |status| FetchCause::Status { status, retry_after: None };
         for passing in [FetchCause::Refused, FetchCause::NameServer, FetchCause::Short, status(503), status(429)] {
-            assert!(passing.is_passing() && !is_absence(&passing), "{passing:?}");
+            assert!(passing.is_passing() && !passing.is_absence(), "{passing:?}");
         }
         for definite in [FetchCause::NameUnknown, FetchCause::Redirect, status(401), status(416)] {
-            assert!(!definite.is_passing() && !is_absence(&definite), "{definite:?}");
+            assert!(!definite.is_passing() && !definite.is_absence(), "{definite:?}");
         }
-        assert!(is_absence(&status(404)) && is_absence(&status(403)) && !status(404).is_passing());
+        assert!(status(404).is_absence() && status(403).is_absence() && !status(404).is_passing());
     }
 }

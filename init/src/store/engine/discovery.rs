@@ -1,7 +1,7 @@
 //! What the image is held against: the ladder from the manifest down to nothing.
 
 use super::super::locate;
-use super::super::sources::{Stage, is_absence};
+use super::super::sources::Stage;
 use super::super::transfer::{Hashes, Transfer};
 use super::{Action, Engine, Phase, Plan, Rung, Vouched};
 use crate::digest::Sha256;
@@ -45,7 +45,7 @@ impl Engine {
 
     /// A definite failure of a document's request.
     pub(super) fn no_document(&mut self, source: SourceIndex, cause: FetchCause) {
-        let absent = is_absence(&cause);
+        let absent = cause.is_absence();
         if let Phase::Signature { .. } = self.phase {
             self.phase = Phase::Discovery(Rung::Manifest);
             let cause = if absent {
