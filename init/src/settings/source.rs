@@ -69,6 +69,12 @@ impl Source {
         Ok(Self { template: None, url: check(&text).map_err(Unfilled::Unfit)? })
     }
 
+    /// The words that it holds.
+    pub fn words(&self) -> impl Iterator<Item = &'static str> {
+        let text = self.template.as_deref().unwrap_or_default();
+        WORDS.into_iter().filter(move |word| text.contains(&format!("{{{word}}}")))
+    }
+
     /// The URL as text, whole: for the workers, not for a log.
     pub fn as_str(&self) -> &str {
         self.url.as_str()
@@ -183,6 +189,8 @@ mod tests {
         let filled = source.fill(&facts()).unwrap();
         assert_eq!(filled.as_str(), "https://h:8443/x86_64/node-52-54-00-12-34-56.img?s=A%2F1");
         assert_eq!(filled.origin(), source.origin());
+        assert_eq!(source.words().collect::<Vec<_>>(), ["mac", "serial", "arch"]);
+        assert_eq!(filled.words().count(), 0);
         assert_eq!(filled.fill(&Facts::default()), Ok(filled));
     }
 

@@ -1,6 +1,9 @@
 //! The initramfs: is it rootbeam's, is it of this kernel, does it have what the image needs?
 
+use super::source::Image;
 use super::verdict::{About, Verdict};
+use rootbeam_init::access::Access;
+use rootbeam_init::causes::filesystem_name;
 use rootbeam_init::contract::{self, modules_dir};
 use rootbeam_init::image::compressor_name;
 use rootbeam_init::messages::{Addressing, Compressor, FilesystemKind};
@@ -8,7 +11,6 @@ use rootbeam_init::modules::index::Files;
 use rootbeam_init::modules::plan::plan;
 use rootbeam_init::modules::{ModuleIndex, Plan, Policy};
 use rootbeam_init::settings::Settings;
-use rootbeam_init::store::superblock::SuperblockFacts;
 use rootbeam_initramfs::archive::{ArchiveError, read};
 use rootbeam_initramfs::inspect::Report;
 use rootbeam_initramfs::newc::kind;
@@ -52,6 +54,11 @@ impl Archive {
         let prefix = format!("{folder}/");
         let below = move |(path, data): (&'a String, &'a Vec<u8>)| Some((path.strip_prefix(&prefix)?, data.as_slice()));
         self.files.iter().filter_map(below).filter(|(name, _)| !name.contains('/'))
+    }
+
+    /// How a boot from it reaches servers.
+    pub fn access(&self, settings: &Settings) -> Access {
+        Access::of(|path| self.files.get(path).cloned(), self.folder(contract::KEYS).next().is_some(), settings)
     }
 
     /// Bytes of RAM that the unpacked files take, in whole pages.
@@ -121,20 +128,19 @@ pub fn judge(archive: &Archive, kernel: Option<&str>) -> (Vec<Verdict>, Option<S
     (verdicts, release)
 }
 
-/// Judges whether the modules that a boot of this image asks for are there; an image of which nothing is known is
-/// taken for a squashfs.
-pub fn drivers(archive: &Archive, release: &str, settings: &Settings, image: Option<&SuperblockFacts>) -> Vec<Verdict> {
+/// Judges whether the modules that a boot of these images asks for are there; where nothing is known of any, it is taken
+/// for a squashfs.
+pub fn drivers(archive: &Archive, release: &str, settings: &Settings, images: &[&Image]) -> Vec<Verdict> {
     if !archive.report.kernels.iter().any(|packed| packed == release) {
         // Said of the archive already.
         return Vec::new();
     }
     let index = archive.index(release);
     let policy = Policy::new(&settings.blacklist, &settings.module_parameters);
-    let filesystem = match image.map(|image| image.filesystem) {
-        Some(FilesystemKind::Erofs) => "erofs",
-        _ => "squashfs",
-    };
-    let mut needs = vec!["loop", filesystem, "overlay"];
+    let mut needs = vec!["loop"];
+    let filesystems: BTreeSet<&str> = images.iter().map(|image| filesystem_name(image.superblock.filesystem)).collect();
+    needs.extend(if filesystems.is_empty() { BTreeSet::from(["squashfs"]) } else { filesystems });
+    needs.push("overlay");
     // DHCP speaks through packet sockets.
     if settings.ip.as_ref().is_none_or(|ip| ip.addressing == Addressing::Dhcp) {
         needs.push("af_packet");
@@ -167,14 +173,22 @@ pub fn drivers(archive: &Archive, release: &str, settings: &Settings, image: Opt
     if !found.is_empty() {
         verdicts.push(DRIVERS.ok(format!("It has {}.", found.join(", "))));
     }
-    verdicts.extend(image.and_then(|image| compressor(archive, &index, release, image)));
+    let mut seen = Vec::new();
+    for image in images {
+        let kind = (image.superblock.filesystem, image.superblock.compressor);
+        if !seen.contains(&kind) {
+            seen.push(kind);
+            verdicts.extend(compressor(archive, &index, release, image));
+        }
+    }
     verdicts.push(cards(archive, &index, release, &policy));
     verdicts
 }
 
 /// Whether squashfs was built with the image's decompressor. Each has a table of functions, a symbol of the module:
 /// `squashfs_zstd_comp_ops` (fs/squashfs/decompressor.c).
-fn compressor(archive: &Archive, index: &ModuleIndex, release: &str, image: &SuperblockFacts) -> Option<Verdict> {
+fn compressor(archive: &Archive, index: &ModuleIndex, release: &str, image: &Image) -> Option<Verdict> {
+    let Image { what, superblock: image, .. } = image;
     let name = compressor_name(image.compressor);
     let symbol = match image.compressor {
         Compressor::Gzip => "squashfs_zlib_comp_ops",
@@ -183,9 +197,9 @@ fn compressor(archive: &Archive, index: &ModuleIndex, release: &str, image: &Sup
         Compressor::Lz4 => "squashfs_lz4_comp_ops",
         Compressor::Zstd => "squashfs_zstd_comp_ops",
         Compressor::Lzma if image.filesystem == FilesystemKind::Squashfs => {
-            return Some(DRIVERS.failure(
-                "The image is compressed with lzma, which no kernel's squashfs reads: build it with another compressor.",
-            ));
+            return Some(DRIVERS.failure(format!(
+                "The {what} is compressed with lzma, which no kernel's squashfs reads: build it with another compressor."
+            )));
         }
         Compressor::None | Compressor::Lzma | Compressor::Deflate => return None,
     };
@@ -195,14 +209,14 @@ fn compressor(archive: &Archive, index: &ModuleIndex, release: &str, image: &Sup
     let module = archive.file(&format!("{}/{}", modules_dir(release), index.module("squashfs")?.path));
     let has = |symbol: &str| module.windows(symbol.len()).any(|window| window == symbol.as_bytes());
     if has(symbol) {
-        Some(DRIVERS.ok(format!("Its squashfs reads {name}, as the image needs.")))
+        Some(DRIVERS.ok(format!("Its squashfs reads {name}, as the {what} needs.")))
     } else if has("squashfs_decompressor") || has("_comp_ops") {
         Some(DRIVERS.failure(format!(
-            "The image is compressed with {name}, which the squashfs of kernel {release} lacks: build the image with \
+            "The {what} is compressed with {name}, which the squashfs of kernel {release} lacks: build it with \
              another compressor (`rootbeam image build --compress`)."
         )))
     } else {
-        Some(DRIVERS.warning(format!("Nothing tells whether its squashfs reads {name}, as the image needs.")))
+        Some(DRIVERS.warning(format!("Nothing tells whether its squashfs reads {name}, as the {what} needs.")))
     }
 }
 

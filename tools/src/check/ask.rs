@@ -1,9 +1,10 @@
-//! What a source answers, asked as a boot asks it: with the packed certificates and no proxy.
+//! What a source answers, asked as a boot asks it: by the client of the boot's fetch worker.
 
-use super::super::image::remote::Remote;
-use reqwest::Url;
 use rootbeam_init::digest::Sha256;
+use rootbeam_init::fetch::client::{Client, Request};
+use rootbeam_init::fetch::{cause, head};
 use rootbeam_init::manifest::{self, Manifest};
+use rootbeam_init::messages::{FetchCause, Range};
 use rootbeam_init::store::locate::{self, Location};
 use rootbeam_init::store::superblock;
 use std::io::Read;
@@ -16,10 +17,12 @@ const SMALL: u64 = 1 << 20;
 pub enum Document {
     /// Its content.
     Here(Vec<u8>),
-    /// The server has none: 403, 404 or 410, as a boot reads them.
-    Absent,
+    /// It was not asked for.
+    Unasked,
+    /// It has more than so many bytes.
+    TooLarge(u64),
     /// It could not be had.
-    Failed(String),
+    Failed(FetchCause),
 }
 
 /// What a source has.
@@ -35,8 +38,8 @@ pub struct Answer {
     pub checksum: Option<Sha256>,
     /// The URL of the image.
     pub image: String,
-    /// What the server says of it.
-    pub head: Result<Head, String>,
+    /// What the server says of it; none where only a manifest that is not there knows its name.
+    pub head: Option<Result<Head, FetchCause>>,
 }
 
 /// An image on a server.
@@ -50,85 +53,82 @@ pub struct Head {
     pub first: Vec<u8>,
 }
 
+impl Answer {
+    /// Whether the server says for certain that it has no such image.
+    pub fn is_gone(&self) -> bool {
+        match (&self.manifest, &self.head) {
+            (Document::Failed(manifest), Some(Err(image))) => manifest.is_absence() && image.is_gone(),
+            (Document::Failed(manifest), None) => manifest.is_gone(),
+            _ => false,
+        }
+    }
+}
+
 /// Asks the source at `url`; `signature` says whether the signature matters.
-pub fn ask(remote: &Remote, url: &str, signature: bool) -> Answer {
+pub fn ask(client: &Client, url: &str, signature: bool) -> Answer {
     let location = Location::new(url);
-    let manifest = document(remote, &location.manifest(), manifest::MAX_BYTES);
+    let manifest = document(client, location.manifest(), manifest::MAX_BYTES);
     let parsed = match &manifest {
         Document::Here(bytes) => Manifest::parse(bytes).ok(),
         _ => None,
     };
     let name = parsed.as_ref().map(|manifest| manifest.name.as_str());
     let list = match &parsed {
-        Some(parsed) => document(remote, &location.chunks(name), parsed.list_bytes()),
-        None => Document::Absent,
+        Some(parsed) => document(client, location.chunks(name), parsed.list_bytes()),
+        None => Document::Unasked,
     };
     let signature = match (signature, &manifest) {
-        (true, Document::Here(_)) => document(remote, &location.signature(), SMALL),
-        _ => Document::Absent,
+        (true, Document::Here(_)) => document(client, location.signature(), SMALL),
+        _ => Document::Unasked,
     };
     let image = location.image(name);
-    let head = match location.names_manifest() && parsed.is_none() {
-        // Only the manifest knows the image's name.
-        true => Err("its name stands in the manifest alone".to_owned()),
-        false => head(remote, &image),
-    };
+    let named = parsed.is_some() || !location.names_manifest();
+    let head = named.then(|| first(client, &image));
     let checksum = match &manifest {
-        Document::Absent => checksum(remote, &location),
+        Document::Failed(cause) if cause.is_absence() && named => checksum(client, &location),
         _ => None,
     };
     Answer { manifest, signature, list, checksum, image, head }
 }
 
-fn checksum(remote: &Remote, location: &Location) -> Option<Sha256> {
+fn checksum(client: &Client, location: &Location) -> Option<Sha256> {
     [(location.sha256(), true), (location.sums(), false)].into_iter().find_map(|(url, alone)| {
-        match document(remote, &url, SMALL) {
+        match document(client, url, SMALL) {
             Document::Here(text) => locate::checksum(&text, location.file(), alone),
             _ => None,
         }
     })
 }
 
-fn document(remote: &Remote, url: &str, limit: u64) -> Document {
-    let response = match Url::parse(url).map_err(|e| e.to_string()).and_then(|url| remote.ask(&url, None)) {
-        Ok(response) => response,
-        Err(error) => return Document::Failed(error),
-    };
-    match response.status().as_u16() {
-        200 => {}
-        403 | 404 | 410 => return Document::Absent,
-        _ => return Document::Failed(format!("the server answered {}", response.status())),
-    }
-    let mut bytes = Vec::new();
-    match response.take(limit + 1).read_to_end(&mut bytes) {
-        Ok(_) if bytes.len() as u64 <= limit => Document::Here(bytes),
-        Ok(_) => Document::Failed(format!("it has more than the {limit} bytes that are read")),
-        Err(error) => Document::Failed(format!("it broke off: {error}")),
+fn document(client: &Client, url: String, limit: u64) -> Document {
+    match get(client, url, None, limit + 1) {
+        Ok((_, bytes)) if bytes.len() as u64 <= limit => Document::Here(bytes),
+        Ok(_) => Document::TooLarge(limit),
+        Err(cause) => Document::Failed(cause),
     }
 }
 
-fn head(remote: &Remote, url: &str) -> Result<Head, String> {
-    let url = Url::parse(url).map_err(|e| e.to_string())?;
-    let length = |response: &reqwest::blocking::Response| {
-        response.headers().get("content-length").and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok())
-    };
-    let asked = remote.head(&url)?;
-    if !asked.status().is_success() {
-        return Err(format!("the server answered {}", asked.status()));
-    }
+/// The first bytes of an image, and what came with them.
+fn first(client: &Client, url: &str) -> Result<Head, FetchCause> {
     let wanted = superblock::PROBE as u64;
-    let part = remote.ask(&url, Some((0, wanted)))?;
-    let whole = part.headers().get("content-range").and_then(|range| range.to_str().ok());
-    let whole = whole.and_then(|range| range.strip_prefix("bytes 0-")?.split_once('/')?.1.parse::<u64>().ok());
-    let ranges = match part.status().as_u16() {
-        206 => true,
+    match get(client, url.to_owned(), Some(Range { start: 0, end: wanted }), wanted) {
+        Ok((head, first)) => Ok(Head { size: head.size, ranges: head.range.is_some(), first }),
         // The answer to a range of an empty file.
-        416 => return Ok(Head { size: Some(0), ranges: true, first: Vec::new() }),
-        200 => false,
-        _ => return Err(format!("the server answered {}", part.status())),
-    };
-    let size = if ranges { whole } else { length(&part) }.or_else(|| length(&asked));
-    let mut first = Vec::new();
-    part.take(wanted).read_to_end(&mut first).map_err(|error| format!("it broke off: {error}"))?;
-    Ok(Head { size, ranges, first })
+        Err(FetchCause::Status { status: 416, .. }) => Ok(Head { size: Some(0), ranges: true, first: Vec::new() }),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Asks for a file or a part of it, and reads at most `limit` bytes.
+pub fn get(
+    client: &Client,
+    url: String,
+    range: Option<Range>,
+    limit: u64,
+) -> Result<(rootbeam_init::messages::Head, Vec<u8>), FetchCause> {
+    let response = client.get(&Request { url, range, if_range: None })?;
+    let head = head::read(&response, range)?;
+    let mut bytes = Vec::new();
+    response.take(limit).read_to_end(&mut bytes).map_err(|error| cause::of_body(&error))?;
+    Ok((head, bytes))
 }

@@ -1,10 +1,12 @@
 //! What files an image has: from a file, or from a server by ranges, of which a listing needs few.
 
+use super::ask;
 use super::system::{Entry, READ, Tree};
-use crate::image::remote::Remote;
 use anyhow::{Context, Result, bail};
 use backhand::{FilesystemReader, InnerNode};
-use reqwest::Url;
+use rootbeam_init::causes;
+use rootbeam_init::fetch::client::Client;
+use rootbeam_init::messages::Range;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -24,6 +26,7 @@ pub fn list(image: impl Read + Seek + Send + 'static) -> Result<Tree> {
             InnerNode::File(_) => Entry::File(node.header.permissions),
             InnerNode::Dir(_) => Entry::Folder,
             InnerNode::Symlink(link) => Entry::Link(link.link.to_string_lossy().into_owned()),
+            InnerNode::CharacterDevice(device) if device.device_number == 0 => Entry::Whiteout,
             _ => Entry::Other,
         };
         tree.entries.insert(relative(&node.fullpath), entry);
@@ -34,7 +37,7 @@ pub fn list(image: impl Read + Seek + Send + 'static) -> Result<Tree> {
         if let Some(InnerNode::File(file)) = node.map(|node| &node.inner) {
             let mut text = Vec::new();
             reader.file(file).reader().take(TEXT).read_to_end(&mut text).with_context(|| format!("/{place}"))?;
-            tree.texts.insert(wanted.to_owned(), text);
+            tree.texts.insert(place, text);
         }
     }
     Ok(tree)
@@ -42,8 +45,8 @@ pub fn list(image: impl Read + Seek + Send + 'static) -> Result<Tree> {
 
 /// A file on a server that gives ranges.
 pub struct Ranged {
-    remote: Remote,
-    url: Url,
+    client: Client,
+    url: String,
     size: u64,
     at: u64,
     /// Where the held block begins, and its bytes.
@@ -52,18 +55,18 @@ pub struct Ranged {
 
 impl Ranged {
     /// The file of `size` bytes at `url`.
-    pub fn new(remote: Remote, url: &str, size: u64) -> Result<Self> {
-        Ok(Self { remote, url: Url::parse(url)?, size, at: 0, block: (0, Vec::new()) })
+    pub fn new(client: Client, url: String, size: u64) -> Self {
+        Self { client, url, size, at: 0, block: (0, Vec::new()) }
     }
 
     fn fetch(&self, start: u64) -> Result<Vec<u8>> {
         let count = BLOCK.min(self.size - start);
-        let response = self.remote.ask(&self.url, Some((start, count))).map_err(anyhow::Error::msg)?;
-        if response.status().as_u16() != 206 {
-            bail!("the server answered {} to a range", response.status());
+        let range = Range { start, end: start + count };
+        let (head, bytes) = ask::get(&self.client, self.url.clone(), Some(range), count)
+            .map_err(|cause| anyhow::Error::msg(causes::fetch_text(&cause)))?;
+        if head.range.is_none() {
+            bail!("the server answered a range with the whole file");
         }
-        let mut bytes = Vec::new();
-        response.take(count).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != count {
             bail!("the server sent {} of {count} bytes", bytes.len());
         }

@@ -1,4 +1,4 @@
-//! Image against RAM, by the sums of the boot.
+//! Image and layers against RAM, by the sums of the boot.
 
 use super::verdict::{About, Verdict};
 use crate::image::show;
@@ -8,6 +8,8 @@ use rootbeam_init::settings::values::human;
 
 const MEMORY: About = About::Memory;
 const MIB: u64 = 1 << 20;
+/// Images are held in whole pages.
+const PAGE: u64 = 4096;
 /// What a kernel takes that was not seen: code, data and tables of a distribution's kernel.
 const KERNEL: u64 = 48 * MIB;
 /// A compressed kernel takes about so many times its file.
@@ -37,12 +39,21 @@ impl Machine {
     }
 }
 
-/// Judges an image of `size` bytes.
-pub fn judge(size: u64, machine: Option<Machine>, settings: &Settings) -> Verdict {
+/// Judges an image and the layers on it, by their sizes in bytes. A boot weighs each beside those before it; the last of
+/// these sums is that of all together.
+pub fn judge(image: u64, layers: &[u64], machine: Option<Machine>, settings: &Settings) -> Verdict {
+    let pages = |size: u64| size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+    let (size, what) = match layers {
+        [] => (image, "The image".to_owned()),
+        layers => (
+            layers.iter().fold(pages(image), |sum, layer| sum.saturating_add(pages(*layer))),
+            format!("The image with its {}", counted(layers.len())),
+        ),
+    };
     let Some(machine) = machine else {
         let needed = show::Memory::for_image(size).refused_below;
         return MEMORY.ok(format!(
-            "The image needs {} of available memory; how much there will be is told for --ram SIZE.",
+            "{what} needs {} of available memory; how much there will be is told for --ram SIZE.",
             human(needed)
         ));
     };
@@ -51,17 +62,23 @@ pub fn judge(size: u64, machine: Option<Machine>, settings: &Settings) -> Verdic
         format!("of {} about {} are estimated to be available", human(memory.total), human(memory.available));
     match weigh(size, memory, settings.reserve, settings.overlay) {
         Err(failure) => {
-            MEMORY.failure(format!("{}: {}; {} ({estimate}).", failure.object, failure.cause, failure.remedy))
+            let object = if layers.is_empty() { failure.object } else { format!("{what}: {}", failure.object) };
+            MEMORY.failure(format!("{object}: {}; {} ({estimate}).", failure.cause, failure.remedy))
         }
         Ok(admitted) => match admitted.warning {
             Some(warning) => MEMORY.warning(format!("{warning} ({estimate}).")),
             None => MEMORY.ok(format!(
-                "The image of {} fits: {estimate}, and {} stay for what the system writes.",
+                "{what} of {} fits: {estimate}, and {} stay for what the system writes.",
                 human(size),
                 human(admitted.overlay)
             )),
         },
     }
+}
+
+/// So many layers.
+fn counted(layers: usize) -> String {
+    if layers == 1 { "layer".to_owned() } else { format!("{layers} layers") }
 }
 
 #[cfg(test)]
@@ -74,7 +91,7 @@ mod tests {
         let settings = Settings::default();
         let judged = |size, ram: u64| {
             let machine = Machine { ram, kernel: Some(8 * MIB), initramfs: 10 * MIB };
-            judge(size, Some(machine), &settings)
+            judge(size, &[], Some(machine), &settings)
         };
         assert_eq!(judged(100 * MIB, 1024 * MIB).level, Level::Ok);
         // 300 - 12.5 - 32 - 10 - 40 MiB are available, and 292 MiB are recommended.
@@ -93,6 +110,17 @@ mod tests {
             refused.text
         );
         assert_eq!(judged(u64::MAX, u64::MAX).level, Level::Failure);
-        assert_eq!(judge(MIB, None, &settings).level, Level::Ok);
+        let several = |layers: &[u64]| {
+            let machine = Machine { ram: 300 * MIB, kernel: Some(8 * MIB), initramfs: 10 * MIB };
+            judge(50 * MIB, layers, Some(machine), &settings)
+        };
+        // 205.5 MiB are available: 173.5 and the 32 that stay.
+        assert_eq!(several(&[MIB, 122 * MIB]).level, Level::Warning);
+        let refused = several(&[2 * MIB, 122 * MIB]);
+        assert_eq!(refused.level, Level::Failure);
+        let begins = "The image with its 2 layers: image of 174.0 MiB: it needs 206.0 MiB";
+        assert!(refused.text.starts_with(begins), "{}", refused.text);
+        assert_eq!(several(&[u64::MAX, u64::MAX]).level, Level::Failure);
+        assert_eq!(judge(MIB, &[], None, &settings).level, Level::Ok);
     }
 }

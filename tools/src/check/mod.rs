@@ -2,41 +2,45 @@
 
 mod archive;
 mod ask;
+mod images;
 mod keys;
 mod list;
 mod memory;
 mod options;
+mod said;
 mod source;
 mod system;
 pub mod verdict;
 
 use crate::cli::Judged;
-use crate::image::remote::Remote;
 use crate::term::{Term, result};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use archive::{Archive, kernel_release};
-use keys::Trusted;
+use images::Images;
 use list::Ranged;
 use memory::Machine;
+use rootbeam_init::causes;
 use rootbeam_init::contract;
-use rootbeam_init::messages::FilesystemKind;
+use rootbeam_init::fetch::client::{Client, Clients};
+use rootbeam_init::messages::{FilesystemKind, Trust};
 use rootbeam_init::settings::Settings;
-use rootbeam_init::settings::source::Source;
 use rootbeam_init::settings::values::bytes;
 use rootbeam_init::store::superblock::{self, SuperblockFacts};
 use serde::Serialize;
-use source::{Demands, Image};
+use source::Image;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use system::Tree;
 use verdict::{About, Level, Verdict, line, worst};
 
 /// Say whether a machine would boot, before it does
 ///
-/// Reads the options by the code that boots, opens the initramfs, looks for the modules that the image needs, asks every
-/// source of the image with the packed certificates, verifies manifest and signature with the packed keys, weighs the
-/// image against the RAM, and looks for what in the image would stand in its own way.
+/// Reads the options by the code that boots, opens the initramfs, looks for the modules that image and layers need, asks
+/// every source of theirs as a boot does (with the packed certificates, token and client certificate, and the headers and
+/// the proxy of the options), verifies manifests and signatures with the packed keys, weighs all of it against the RAM, and
+/// looks for what in the image would stand in its own way.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -45,9 +49,9 @@ Examples:
   rootbeam check --initramfs initramfs.zst --image web.squashfs --offline     the files alone
 
 One finding a line: ok, warning or failure, what it is about, and a sentence. The sources are asked from this machine,
-which may reach others than the one that will boot. How much memory a machine of --ram will have for the image is
-estimated: its RAM without a 24th for the kernel's tables, the kernel (four times its file, or 48 MiB), the unpacked
-initramfs, and 40 MiB.
+which may reach others than the one that will boot, and by its clock. A source whose URL has {words} that only a machine
+knows is not asked. How much memory a machine of --ram will have for the images is estimated: its RAM without a 24th for
+the kernel's tables, the kernel (four times its file, or 48 MiB), the unpacked initramfs, and 40 MiB.
 
 Exit codes:
   0  it boots, as far as can be told
@@ -131,38 +135,51 @@ fn check(args: &Args) -> Result<Vec<Verdict>> {
         verdicts.push(About::Archive.warning("The kernel's file does not tell its release, so that is not compared."));
     }
 
-    let (about_sources, mut image) = ask_all(args, &settings, &archive, release.as_deref());
-    verdicts.extend(about_sources);
-    let mut tree = None;
+    let mut kept = |verdict| verdicts.push(verdict);
+    let anchors = keys::packed(&archive)
+        .map_err(|fault| kept(About::Archive.failure(format!("No image boots: {fault}; pack it again."))))
+        .ok();
+    let client = match args.offline {
+        true => None,
+        false => client(&archive, &settings).map_err(kept).ok(),
+    };
+    let mut images = Images::default();
+    if let (Some(client), Some(anchors)) = (&client, anchors) {
+        let (about_sources, found) = images::ask(client, anchors, &settings, release.as_deref());
+        verdicts.extend(about_sources);
+        images = found;
+    }
     if let Some(path) = &args.image {
         let (verdict, found) = local(path)?;
         verdicts.extend(verdict);
-        tree = found.as_ref().map(|image| squashfs(&image.superblock, || list::list(File::open(path)?)));
-        image = found;
-    } else if let Some(image) = image.as_ref().filter(|image| image.ranges) {
-        let open = || Ranged::new(Remote::packed(archive.file(contract::CA))?, &image.url, image.size);
-        tree = Some(squashfs(&image.superblock, || list::list(open()?)));
+        images.image = found;
     }
 
     if let Some(release) = &release {
-        verdicts.extend(archive::drivers(&archive, release, &settings, image.as_ref().map(|image| &image.superblock)));
+        verdicts.extend(archive::drivers(&archive, release, &settings, &images.all()));
     }
-    if let Some(image) = &image {
+    if let Some(image) = &images.image {
         let machine = args.ram.map(|ram| Machine { ram, kernel: kernel_size, initramfs: archive.unpacked() });
-        verdicts.push(memory::judge(image.size, machine, &settings));
+        let layers: Vec<u64> = images.layers.iter().map(|layer| layer.size).collect();
+        verdicts.push(memory::judge(image.size, &layers, machine, &settings));
     }
-    match tree {
-        Some(Ok(Some(tree))) => verdicts.extend(system::judge(&tree, &settings, release.as_deref())),
-        Some(Err(error)) => {
-            verdicts.push(About::System.warning(format!("What is in the image is unknown: {error:#}.")))
-        }
-        _ => {
-            let text =
-                "What is in the image was not looked at: that needs a squashfs in a file (--image), or by ranges.";
-            verdicts.push(About::System.warning(text));
-        }
-    }
+    let (about_content, tree) = content(args, &images, client.as_ref());
+    verdicts.extend(about_content);
+    verdicts.extend(tree.iter().flat_map(|tree| system::judge(tree, &settings, release.as_deref())));
+    // Listing asks the servers too.
+    let at = verdicts.iter().rposition(|verdict| verdict.about == About::Source).map_or(verdicts.len(), |at| at + 1);
+    verdicts.splice(at..at, said::findings());
     Ok(verdicts)
+}
+
+/// The client of a boot from this archive.
+fn client(archive: &Archive, settings: &Settings) -> Result<Client, Verdict> {
+    said::listen();
+    let stall = Duration::from_secs(u64::from(settings.stall));
+    Clients::new(archive.access(settings)).client(stall).map_err(|cause| {
+        let text = causes::fetch_text(&cause);
+        About::Source.failure(format!("No server was asked: {text} with what is packed; pack the initramfs anew."))
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -181,50 +198,6 @@ fn command_line(args: &Args) -> Result<Vec<u8>> {
     }
 }
 
-fn ask_all(
-    args: &Args,
-    settings: &Settings,
-    archive: &Archive,
-    release: Option<&str>,
-) -> (Vec<Verdict>, Option<Image>) {
-    let trusted = match Trusted::of(archive) {
-        Ok(trusted) => trusted,
-        Err(fault) => return (vec![About::Archive.failure(format!("No image boots: {fault}; pack it again."))], None),
-    };
-    if args.offline || settings.image.is_empty() {
-        return (Vec::new(), None);
-    }
-    let pem = archive.file(contract::CA);
-    let remote = match Remote::packed(pem) {
-        Ok(remote) => remote,
-        Err(error) => return (vec![About::Archive.failure(format!("{error:#}; pack it again with --ca PEM."))], None),
-    };
-    // `Display` shows the words that become a machine's own, and no secret.
-    let (of_machine, plain): (Vec<_>, Vec<_>) = settings.image.iter().partition(|url| url.to_string().contains('{'));
-    let ask = |url: &Source| (url.to_string(), ask::ask(&remote, url.as_str(), trusted.demands_signatures()));
-    let answers: Vec<_> = plain.into_iter().map(ask).collect();
-    let certificates = archive.report.certificates > 0;
-    let (mut verdicts, image) =
-        source::judge(&answers, &Demands { settings, trusted: &trusted, release, certificates });
-    let unasked =
-        |url| About::Source.warning(format!("{url}: It was not asked: its {{words}} are known to a machine."));
-    verdicts.extend(of_machine.into_iter().map(unasked));
-    verdicts.extend(shown(archive, settings));
-    (verdicts, image)
-}
-
-/// What a boot shows to the servers or goes through, and this command does not.
-fn shown(archive: &Archive, settings: &Settings) -> Option<Verdict> {
-    let packed = |path: &str| !archive.file(path).is_empty();
-    let differences = [
-        (packed(contract::TOKEN) || !settings.headers.is_empty(), "without the machine's token and headers"),
-        (packed(contract::CLIENT_CERTIFICATE), "without its client certificate"),
-        (settings.proxy.is_some(), "past its proxy"),
-    ];
-    let said: Vec<&str> = differences.into_iter().filter(|(differs, _)| *differs).map(|(_, text)| text).collect();
-    (!said.is_empty()).then(|| About::Source.warning(format!("The servers were asked {}.", said.join(", "))))
-}
-
 /// The image in a file.
 fn local(path: &Path) -> Result<(Vec<Verdict>, Option<Image>)> {
     let mut file = File::open(path).with_context(|| format!("cannot open the image {}", path.display()))?;
@@ -233,15 +206,53 @@ fn local(path: &Path) -> Result<(Vec<Verdict>, Option<Image>)> {
     file.by_ref().take(superblock::PROBE as u64).read_to_end(&mut first)?;
     let url = path.display().to_string();
     match superblock::inspect(&first, size) {
-        Ok(superblock) => Ok((Vec::new(), Some(Image { url, size, sha256: None, superblock, ranges: true }))),
+        Ok(superblock) => {
+            let (what, trust, layers) = ("image".to_owned(), Trust::Unverified, Vec::new());
+            let image = Image { what, url, size, sha256: None, superblock, ranges: true, trust, layers };
+            Ok((Vec::new(), Some(image)))
+        }
         Err(fault) => Ok((vec![About::Image.failure(format!("{url}: {fault}."))], None)),
     }
 }
 
+/// What is in the image and in the layers on it, as far as it can be seen.
+fn content(args: &Args, images: &Images, client: Option<&Client>) -> (Vec<Verdict>, Option<Tree>) {
+    let system = About::System;
+    let remote = |image: &Image| match client.filter(|_| image.ranges) {
+        Some(client) => {
+            squashfs(&image.superblock, || list::list(Ranged::new(client.clone(), image.url.clone(), image.size)))
+        }
+        None => Err(anyhow!("its server gives no ranges")),
+    };
+    let tree = match (&args.image, &images.image) {
+        (Some(path), Some(image)) => squashfs(&image.superblock, || list::list(File::open(path)?)),
+        (None, Some(image)) if image.ranges => remote(image),
+        _ => {
+            let text =
+                "What is in the image was not looked at: that needs a squashfs in a file (--image), or by ranges.";
+            return (vec![system.warning(text)], None);
+        }
+    };
+    let mut tree = match tree {
+        Ok(tree) => tree,
+        Err(error) => return (vec![system.warning(format!("What is in the image is unknown: {error:#}."))], None),
+    };
+    let mut verdicts = Vec::new();
+    for layer in &images.layers {
+        match remote(layer) {
+            Ok(above) => tree = tree.under(above),
+            Err(error) => {
+                verdicts.push(system.warning(format!("What is in the {} is unknown: {error:#}.", layer.what)));
+            }
+        }
+    }
+    (verdicts, Some(tree))
+}
+
 /// The listing of a squashfs; of nothing else there is one.
-fn squashfs(superblock: &SuperblockFacts, list: impl FnOnce() -> Result<Tree>) -> Result<Option<Tree>> {
+fn squashfs(superblock: &SuperblockFacts, list: impl FnOnce() -> Result<Tree>) -> Result<Tree> {
     match superblock.filesystem {
-        FilesystemKind::Squashfs => list().map(Some),
+        FilesystemKind::Squashfs => list(),
         FilesystemKind::Erofs => bail!("it is an erofs, and only a squashfs is listed"),
     }
 }

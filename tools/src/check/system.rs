@@ -19,7 +19,9 @@ pub enum Entry {
     Folder,
     /// A symbolic link and its target.
     Link(String),
-    /// A device, a pipe, a socket.
+    /// A character device of number 0: in a layer it takes away what is below it.
+    Whiteout,
+    /// Another device, a pipe, a socket.
     Other,
 }
 
@@ -28,7 +30,7 @@ pub enum Entry {
 pub struct Tree {
     /// Every entry.
     pub entries: BTreeMap<String, Entry>,
-    /// Content of those in [`READ`] that are there.
+    /// Content of the files that those in [`READ`] lead to.
     pub texts: BTreeMap<String, Vec<u8>>,
 }
 
@@ -72,7 +74,28 @@ impl Tree {
     }
 
     fn text(&self, path: &str) -> String {
-        self.texts.get(path).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default()
+        let place = self.resolve(path).map(|(place, _)| place).unwrap_or_default();
+        self.texts.get(&place).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default()
+    }
+
+    /// The tree under a layer (Documentation/filesystems/overlayfs.rst). That a folder of the layer hides the one below
+    /// is written in an attribute, which no listing tells.
+    pub fn under(mut self, layer: Self) -> Self {
+        for (path, entry) in layer.entries {
+            let below = self.entries.get(&path).cloned();
+            if below == Some(Entry::Folder) && entry != Entry::Folder {
+                let prefix = format!("{path}/");
+                self.entries.retain(|path, _| !path.starts_with(&prefix));
+                self.texts.retain(|path, _| !path.starts_with(&prefix));
+            }
+            self.texts.remove(&path);
+            match entry {
+                Entry::Whiteout => self.entries.remove(&path),
+                entry => self.entries.insert(path, entry),
+            };
+        }
+        self.texts.extend(layer.texts);
+        self
     }
 
     /// Whether systemd starts the unit at boot.
@@ -133,7 +156,7 @@ fn identity(tree: &Tree) -> Vec<Verdict> {
         )));
     }
     for id in ["etc/machine-id", "var/lib/dbus/machine-id"] {
-        if tree.texts.get(id).is_some_and(|text| is_set(text)) {
+        if is_set(tree.text(id).as_bytes()) {
             verdicts.push(SYSTEM.warning(format!("All machines will share the identity in /{id}: empty the file.")));
         }
     }
@@ -242,6 +265,21 @@ mod tests {
         assert_eq!(init(&tree, &given).level, Level::Failure);
         tree.entries.insert("sbin".into(), Entry::Link("sbin".into()));
         assert_eq!(init(&tree, &Settings::default()).level, Level::Failure);
+    }
+
+    #[test]
+    fn a_layer_replaces_adds_and_takes_away() {
+        let set = "0123456789abcdef0123456789abcdef\n";
+        let image = tree(&[("etc/machine-id", set), ("opt/a/b", ""), ("opt/a/c", ""), ("srv", "")]);
+        let mut layer = tree(&[INIT, ("etc/machine-id", ""), ("opt/d", "")]);
+        layer.entries.insert("opt/a".into(), Entry::Whiteout);
+        layer.entries.insert("nothing".into(), Entry::Whiteout);
+        let root = image.under(layer);
+        let paths: Vec<&str> = root.entries.keys().map(String::as_str).collect();
+        assert_eq!(paths, ["etc", "etc/machine-id", "opt", "opt/d", "sbin", "sbin/init", "srv"]);
+        assert!(judge(&root, &Settings::default(), None).iter().all(|verdict| verdict.level == Level::Ok));
+        let over = tree(&[("etc/machine-id", "")]).under(tree(&[("etc/machine-id", set)]));
+        assert_eq!(over.text("etc/machine-id"), set);
     }
 
     #[test]

@@ -31,16 +31,6 @@ impl Remote {
                 .context("the system's trusted certificates are missing: install ca-certificates or give --ca PEM")?,
             _ => Vec::new(),
         };
-        Self::trusting(certificates)
-    }
-
-    /// A client that trusts the certificates in `pem` alone, as a boot trusts the packed ones.
-    pub fn packed(pem: &[u8]) -> Result<Self> {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Self::trusting(Certificate::from_pem_bundle(pem).context("the packed certificates cannot be read")?)
-    }
-
-    fn trusting(certificates: Vec<Certificate>) -> Result<Self> {
         let client = Client::builder()
             .no_proxy()
             .tls_certs_only(certificates)
@@ -51,20 +41,6 @@ impl Remote {
             .build()
             .context("cannot set up the HTTP client")?;
         Ok(Self(client))
-    }
-
-    /// Asks for `url`, or for bytes of it (the first, and how many), and returns whatever the server answers.
-    pub fn ask(&self, url: &Url, range: Option<(u64, u64)>) -> Result<Response, String> {
-        let mut request = self.0.get(url.clone());
-        if let Some((first, count)) = range {
-            request = request.header(RANGE, format!("bytes={first}-{}", first + count.max(1) - 1));
-        }
-        request.send().map_err(|error| innermost(&error))
-    }
-
-    /// Asks about `url` without its content.
-    pub fn head(&self, url: &Url) -> Result<Response, String> {
-        self.0.head(url.clone()).send().map_err(|error| innermost(&error))
     }
 
     /// Begins to fetch `url`.
@@ -165,15 +141,6 @@ impl Read for Body {
             }
         }
     }
-}
-
-/// The cause at the bottom of an error: the layers above say no more than that a request failed.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// A strong ETag, else Last-Modified: what If-Range takes.

@@ -1,112 +1,18 @@
 //! `rootbeam check`: what boots passes, and each thing that would not is named.
 
+mod access;
+#[path = "../common/mod.rs"]
 mod common;
+mod nginx;
+mod scene;
 
-use common::{elf, rootbeam, run, serve_tls, succeed};
-use rootbeam::serve::log::Log;
-use rootbeam::serve::server::Server;
-use serde_json::Value;
+use common::{rootbeam, run, succeed};
+use scene::{Scene, check, only};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use tempfile::TempDir;
-
-/// A kernel's modules, an image published in `www`, and room for what is packed.
-struct Scene {
-    folder: TempDir,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let scene = Self { folder: tempfile::tempdir().unwrap() };
-        let module = |path: &str, fields: &[&str]| {
-            let fields = [fields, &["vermagic=6.1 SMP mod_unload "]].concat();
-            scene.file(&format!("kernel/lib/modules/6.1/kernel/{path}"), &elf(1, Some(&fields)));
-        };
-        module("drivers/block/loop.ko", &[]);
-        // Its tables of functions are symbols; any bytes of the file do.
-        module(
-            "fs/squashfs/squashfs.ko",
-            &["alias=fs-squashfs", "x=squashfs_zstd_comp_ops", "x=squashfs_decompressor"],
-        );
-        module("fs/overlayfs/overlay.ko", &["alias=fs-overlay"]);
-        module("drivers/virtio/virtio.ko", &[]);
-        module("drivers/virtio/virtio_pci.ko", &["depends=virtio"]);
-        module("drivers/net/virtio_net.ko", &["depends=virtio"]);
-        scene.file(
-            "kernel/lib/modules/6.1/modules.builtin",
-            b"kernel/net/packet/af_packet.ko\nkernel/fs/fuse/fuse.ko\n",
-        );
-        scene.file("init", &elf(1, None));
-        scene.file("www/index.html", b"<html>hello</html>");
-        for (path, text) in [("sbin/init", "#!/bin/sh\n"), ("etc/machine-id", ""), ("lib/modules/6.1/modules.dep", "")]
-        {
-            scene.file(&format!("tree/{path}"), text.as_bytes());
-        }
-        let init = scene.path("tree/sbin/init");
-        fs::set_permissions(init, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        scene
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.folder.path().join(path)
-    }
-
-    fn file(&self, path: &str, bytes: &[u8]) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-
-    /// Makes `www/web.squashfs` of `tree`, with its manifest.
-    fn publish(&self, compress: &str) {
-        let image = self.path("www/web.squashfs");
-        let mut build = rootbeam();
-        build.args(["--quiet", "image", "build", "--compress", compress]).arg(self.path("tree"));
-        succeed(build.arg("-o").arg(&image));
-        succeed(rootbeam().args(["--quiet", "image", "manifest"]).arg(&image));
-    }
-
-    fn pack(&self, arguments: &[&str]) -> PathBuf {
-        let archive = self.path("initramfs");
-        let mut pack = rootbeam();
-        pack.args(["--quiet", "pack", "--preset", "qemu", "--allow-missing", "--modules"]).arg(self.path("kernel"));
-        succeed(pack.args(arguments).arg("--init").arg(self.path("init")).arg("-o").arg(&archive));
-        archive
-    }
-
-    fn serve(&self) -> Server {
-        Server::start(&self.path("www"), "127.0.0.1:0".parse().unwrap(), Log::none()).unwrap()
-    }
-}
-
-/// The exit code, and the findings that are no good as `LEVEL ABOUT TEXT`; all of them for `all`.
-fn check(archive: &Path, words: &str, options: &[&str], all: bool) -> (i32, Vec<String>) {
-    let mut command = rootbeam();
-    command.arg("check").arg("--json").args(options).arg("--initramfs").arg(archive).args(words.split(' '));
-    let (code, out, err) = run(&mut command);
-    let told: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
-    let expected = match code {
-        0 => "ok",
-        3 => "failure",
-        4 => "warning",
-        other => panic!("{other}: {out}{err}"),
-    };
-    assert_eq!((told["verdict"].as_str(), err.as_str()), (Some(expected), ""));
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let findings = told["findings"].as_array().unwrap().iter();
-    let lines = findings.map(|f| format!("{} {} {}", text(&f["level"]), text(&f["about"]), text(&f["text"])));
-    (code, lines.filter(|line| all || !line.starts_with("ok ")).collect())
-}
-
-/// The one finding that is no good, and the exit code with it.
-#[track_caller]
-fn only(found: (i32, Vec<String>), code: i32, expected: &str) {
-    assert_eq!(found.0, code, "{found:#?}");
-    assert!(found.1.len() == 1 && found.1[0].contains(expected), "no {expected:?} alone in {:#?}", found.1);
-}
 
 #[test]
 fn a_machine_that_boots_passes_and_is_told_everything() {
@@ -206,7 +112,7 @@ fn sources_that_fail_are_told_and_are_warnings_where_another_serves() {
     let (code, found) = check(&archive, &of(&["gone.squashfs"]), &[], false);
     assert_eq!(code, 3);
     assert!(
-        found[0].contains("gone.squashfs: the server answered 404 Not Found (and there is no manifest)"),
+        found[0].contains("gone.squashfs: the server answered 404 Not Found; correct the path in rootbeam.image="),
         "{found:#?}"
     );
     let both = check(&archive, &of(&["gone.squashfs", "web.squashfs"]), &[], false);
@@ -216,13 +122,18 @@ fn sources_that_fail_are_told_and_are_warnings_where_another_serves() {
     assert!(found[0].contains("it looks like a web page"), "{found:#?}");
     let (code, found) = check(&archive, "rootbeam.image=http://127.0.0.1:1/web.squashfs", &[], false);
     assert_eq!(code, 3);
-    assert!(found[0].contains("Connection refused"), "{found:#?}");
+    assert!(found[0].contains("the server refused the connection; start the web server"), "{found:#?}");
 
-    let words = format!("{} rootbeam.header=X-Node:7", of(&["web.squashfs", "{mac}.squashfs"]));
+    let words = of(&["web.squashfs", "{mac}-{arch}.squashfs", "web.squashfs?s={serial}"]);
     let (code, found) = check(&archive, &words, &[], false);
-    assert_eq!(code, 4);
-    assert!(found[0].contains("{mac}.squashfs: It was not asked"), "{found:#?}");
-    assert!(found[1].contains("asked without the machine's token and headers"), "{found:#?}");
+    assert_eq!((code, found.len()), (4, 2), "{found:#?}");
+    let unasked = [
+        "{mac}-{arch}.squashfs: It was not asked, since only a machine knows its {mac} and {arch}.",
+        "web.squashfs?s=***: It was not asked, since only a machine knows its {serial}.",
+    ];
+    for (line, part) in found.iter().zip(unasked) {
+        assert!(line.ends_with(part), "{line}");
+    }
 
     // Another image is published without its manifest.
     fs::copy(scene.path("www/web.squashfs"), scene.path("www/other.squashfs")).unwrap();
@@ -342,23 +253,4 @@ fn signatures_are_verified_with_the_packed_keys() {
     succeed(rootbeam().args(["--quiet", "image", "manifest"]).arg(scene.path("www/web.squashfs")));
     let (code, said) = first(check(&archive, &words, &[], false));
     assert!(code == 3 && said.contains("it was altered since, or the signature is of another manifest"), "{said}");
-}
-
-#[test]
-fn certificates_are_judged_by_the_packed_authority() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("skipped: certificates_are_judged_by_the_packed_authority needs openssl");
-        return;
-    }
-    let scene = Scene::new();
-    let (mut server, port) = serve_tls(scene.folder.path(), -1);
-    let authority = scene.path("ca.pem");
-    let words = format!("rootbeam.image=https://127.0.0.1:{port}/web.squashfs");
-    let expired = check(&scene.pack(&["--ca", authority.to_str().unwrap()]), &words, &[], false);
-    let without = check(&scene.pack(&[]), &words, &[], false);
-    server.kill().unwrap();
-    server.wait().unwrap();
-    assert_eq!((expired.0, without.0), (3, 3));
-    assert!(expired.1[0].contains("certificate: Expired"), "{expired:#?}");
-    assert!(without.1[0].contains("no certificate is packed: pack your authority's"), "{without:#?}");
 }
