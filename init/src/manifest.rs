@@ -139,8 +139,7 @@ impl Manifest {
 
     /// The layers as names that PID 1 may be told; none where one of them is not fit.
     pub fn layer_names(&self) -> Option<Vec<Label>> {
-        let name = |layer: &String| Label::new(layer).ok().filter(|name| is_file_name(name.as_str()));
-        if self.layers.len() > MAX_LAYERS { None } else { self.layers.iter().map(name).collect() }
+        if self.layers.len() > MAX_LAYERS { None } else { self.layers.iter().map(|layer| layer_name(layer)).collect() }
     }
 
     /// The manifest as it is written: JSON, indented, with a final newline.
@@ -158,6 +157,11 @@ impl Manifest {
     pub fn list_bytes(&self) -> u64 {
         self.chunks().saturating_mul(32)
     }
+}
+
+/// The name of a layer as PID 1 may be told it; none where it is not fit.
+pub fn layer_name(name: &str) -> Option<Label> {
+    Label::new(name).ok().filter(|name| is_file_name(name.as_str()))
 }
 
 /// Whether `name` is a single path component that is fit for a URL and a file: letters, digits and `. _ + ~ -`,

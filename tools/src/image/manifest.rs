@@ -7,7 +7,7 @@ use crate::cli::Mismatch;
 use crate::output;
 use crate::term::{Rate, Term, result};
 use anyhow::{Context, Result, bail};
-use rootbeam_init::manifest::{self, Manifest, is_file_name};
+use rootbeam_init::manifest::{self, MAX_LAYERS, Manifest, is_file_name, layer_name};
 use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,10 +19,16 @@ Examples:
   rootbeam image manifest web.squashfs
   rootbeam image manifest web.squashfs --kernel 6.1.0-49-amd64
   rootbeam image manifest web.squashfs --sources http://10.0.0.5/images/ --sources http://10.0.0.6/images/
+  rootbeam image manifest web.squashfs --layer site.squashfs --layer latest-php.manifest
   rootbeam image manifest rootfs.img --from-stream-hash rootfs.stream-hash
 
 IMAGE.manifest holds size, digests and version; IMAGE.chunks the SHA-256 of each 64 KiB. Both belong beside the image
 on the server. Each is written beside its place and renamed, the manifest last.
+
+Layers are files beside the image on the server, images or manifests, that every boot of it stacks on it, the last on
+top; each is verified by a manifest of its own. A layer of some nodes only is asked for by their rootbeam.layer=.
+
+Of a manifest that is there only the version counts on: kernel, layers and sources are those of this command.
 
 The date is that of SOURCE_DATE_EPOCH where it is set.
 
@@ -43,6 +49,9 @@ pub struct Args {
     /// URL of a folder that holds the image too; may be given several times
     #[arg(long, value_name = "URL")]
     pub sources: Vec<String>,
+    /// A file beside the image to stack on it, an image or a manifest; may be given several times, the last is on top
+    #[arg(long, value_name = "NAME")]
+    pub layer: Vec<String>,
     /// Hold the image against this stream-hash list (Fedora CoreOS publishes them) while the manifest is made
     #[arg(long, value_name = "FILE")]
     pub from_stream_hash: Option<PathBuf>,
@@ -63,6 +72,7 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     for source in &args.sources {
         check_source(source)?;
     }
+    check_layers(&args.layer, name)?;
     let place = beside(image, manifest::SUFFIX);
     let version = match args.version {
         Some(version) => version,
@@ -87,7 +97,8 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         bail!("{} changed while it was read: leave it alone and run this again", image.display());
     }
 
-    let described = describe(name, &digests, args.kernel, version, date, args.sources);
+    let described =
+        Manifest { layers: args.layer, ..describe(name, &digests, args.kernel, version, date, args.sources) };
     let text = described.render();
     // What the store would refuse must never be published.
     Manifest::parse(text.as_bytes())
@@ -158,6 +169,28 @@ fn check_source(source: &str) -> Result<()> {
     }
 }
 
+/// The layers of the image `image`, by the rule that boots.
+fn check_layers(layers: &[String], image: &str) -> Result<()> {
+    if layers.len() > MAX_LAYERS {
+        bail!(
+            "--layer is given {} times, and at most {MAX_LAYERS} stand on an image: put several into one",
+            layers.len()
+        );
+    }
+    for layer in layers {
+        if layer_name(layer).is_none() {
+            bail!(
+                "--layer takes the name of a file beside the image, which {layer:?} is not: at most 64 letters, digits \
+                 and . _ + ~ -, beginning with none of . -"
+            );
+        }
+        if layer == image || *layer == format!("{image}{}", manifest::SUFFIX) {
+            bail!("--layer {layer} would stack the image on itself: name another file");
+        }
+    }
+    Ok(())
+}
+
 fn next_version(place: &Path) -> Result<u64> {
     let bytes = match std::fs::read(place) {
         Ok(bytes) => bytes,
@@ -189,6 +222,22 @@ mod tests {
         assert_eq!(next_version(&place).unwrap(), 42);
         std::fs::write(&place, "{").unwrap();
         assert!(next_version(&place).unwrap_err().to_string().ends_with("Remove it, or say --version N"));
+    }
+
+    #[test]
+    fn layers_are_names_of_other_files_and_not_too_many() {
+        let check =
+            |layers: &[&str]| check_layers(&layers.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>(), "a.img");
+        assert!(check(&[]).is_ok() && check(&["site.squashfs", "latest.manifest"]).is_ok());
+        let long = "x".repeat(65);
+        for bad in ["", "../x", "a/b", "http://h/x", ".x", "-x", "a b", "site.squashfs?optional", &long] {
+            assert!(check(&[bad]).unwrap_err().to_string().contains("the name of a file beside the image"), "{bad}");
+        }
+        for own in ["a.img", "a.img.manifest"] {
+            assert!(check(&["site.squashfs", own]).unwrap_err().to_string().contains("on itself"));
+        }
+        assert!(check(&["x"; 8]).is_ok());
+        assert!(check(&["x"; 9]).unwrap_err().to_string().contains("at most 8 stand on an image"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod access;
 #[path = "../common/mod.rs"]
 mod common;
+mod layers;
 mod nginx;
 mod scene;
 

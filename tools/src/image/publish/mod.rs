@@ -34,7 +34,8 @@ of these ever changes into something else. latest.manifest is a copy of the newe
 fetch what it names. It is replaced by rename, at the very end: a node that read it before fetches the version it began
 with, which stays, and the next node boots the new one. Publishing the same image again changes nothing.
 
-The version is one more than the last. Kernel, sources and boot order are those of IMAGE.manifest, where there is one.
+The version is one more than the last. Kernel, layers, sources and boot order are those of IMAGE.manifest, where there is
+one. Layers must be in DIR by the names that it has for them.
 
 With a key packed in the initramfs the manifest must be signed, and the signature covers the published name. Here and now:
   rootbeam image publish web.squashfs DIR --sign-key web.key
