@@ -2,10 +2,13 @@
 
 use crate::digest::Sha256;
 use crate::manifest::{CHUNKS_SUFFIX, SUFFIX};
+use crate::settings::source::Source;
 use crate::trust::SUFFIX as SIGNATURE_SUFFIX;
 
 /// What is appended to an image's name for its checksum.
 const SHA256_SUFFIX: &str = ".sha256";
+/// How many sources of a manifest are used at the most.
+pub const NAMED: usize = 16;
 /// The checksum file of a folder.
 const SUMS: &str = "SHA256SUMS";
 
@@ -86,6 +89,12 @@ impl Location {
     fn beside(&self, file: &str, suffix: &str) -> String {
         format!("{}{file}{suffix}{}", self.folder, self.query)
     }
+}
+
+/// The URLs of `image` in the folders that its manifest names, as far as they are used.
+pub fn named<'a>(folders: &'a [String], image: &'a str) -> impl Iterator<Item = String> + 'a {
+    let urls = folders.iter().take(NAMED).map(move |folder| format!("{}/{image}", folder.trim_end_matches('/')));
+    urls.filter(|url| Source::parse(url).is_ok())
 }
 
 /// The SHA-256 of `file` from a checksum file: `HASH`, `HASH  FILE`, `HASH *FILE` or `SHA256 (FILE) = HASH`.

@@ -1,10 +1,9 @@
 //! The sources of an image: which is asked next, which waits, which is given up, and how fast each is.
 
 use super::Millis;
-use super::locate::Location;
+use super::locate::{self, Location};
 use super::retry;
 use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause};
-use crate::settings::source as settings;
 use crate::trust::SignatureFault;
 
 /// How often a source is let off with a contradiction.
@@ -31,9 +30,6 @@ fn contradiction(cause: &StoreCause) -> Option<FetchCause> {
         _ => None,
     }
 }
-
-/// How many sources of a manifest are used at the most.
-const NAMED: usize = 16;
 
 fn is_gone(cause: &StoreCause) -> bool {
     matches!(cause, StoreCause::Fetch { cause, .. } if cause.is_gone())
@@ -121,10 +117,9 @@ impl Sources {
     /// Adds folders that a manifest names as holding `image` too: each once, at most [`NAMED`], and only what may be
     /// given on the command line.
     pub fn add_folders(&mut self, folders: &[String], image: &str) {
-        for folder in folders.iter().take(NAMED) {
-            let url = format!("{}/{image}", folder.trim_end_matches('/'));
+        for url in locate::named(folders, image) {
             let known = self.all.iter().any(|source| source.location == Location::new(&url));
-            if !known && settings::Source::parse(&url).is_ok() && self.all.len() <= usize::from(SourceIndex::MAX) {
+            if !known && self.all.len() <= usize::from(SourceIndex::MAX) {
                 self.all.push(Source::new(&url));
             }
         }
@@ -316,7 +311,7 @@ mod tests {
         let images: Vec<String> = sources.all().map(|(_, source)| source.location.image(None)).collect();
         assert_eq!(images, ["http://a/i", "http://b/i", "http://c/i", "http://d/x/i"]);
         sources.add_folders(&(0..99).map(|n| format!("http://{n}.example")).collect::<Vec<_>>(), "i");
-        assert_eq!(sources.all().count(), 4 + NAMED);
+        assert_eq!(sources.all().count(), 4 + locate::NAMED);
         sources.forget_named(3);
         assert_eq!(sources.all().count(), 3);
     }

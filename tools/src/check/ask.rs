@@ -109,7 +109,7 @@ fn document(client: &Client, url: String, limit: u64) -> Document {
 }
 
 /// The first bytes of an image, and what came with them.
-fn first(client: &Client, url: &str) -> Result<Head, FetchCause> {
+pub fn first(client: &Client, url: &str) -> Result<Head, FetchCause> {
     let wanted = superblock::PROBE as u64;
     match get(client, url.to_owned(), Some(Range { start: 0, end: wanted }), wanted) {
         Ok((head, first)) => Ok(Head { size: head.size, ranges: head.range.is_some(), first }),

@@ -1,7 +1,7 @@
 //! The images of a boot, asked for in its order: the image, then the layers of its manifest and of the command line.
 
 use super::ask;
-use super::source::{Demands, Image, judge};
+use super::source::{Demands, Image, judge, judge_named};
 use super::verdict::{About, Verdict};
 use rootbeam_init::facts::Facts;
 use rootbeam_init::fetch::client::Client;
@@ -75,7 +75,14 @@ impl Asker<'_> {
         let answers: Vec<_> =
             order.sources.iter().map(|source| ask::ask(self.client, source.as_str(), signature)).collect();
         let require_verified = self.settings.require_verified;
-        judge(&answers, &Demands { order, proofs: &proofs, require_verified, release: self.release })
+        let demands = Demands { order, proofs: &proofs, require_verified, release: self.release };
+        let (mut verdicts, image) = judge(&answers, &demands);
+        if let Some(image) = &image {
+            let known = |url: &String| answers.iter().any(|answer| answer.image == *url);
+            let named = image.named.iter().filter(|url| !known(url));
+            verdicts.extend(named.map(|url| judge_named(url, ask::first(self.client, url), image)));
+        }
+        (verdicts, image)
     }
 }
 

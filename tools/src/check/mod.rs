@@ -207,8 +207,8 @@ fn local(path: &Path) -> Result<(Vec<Verdict>, Option<Image>)> {
     let url = path.display().to_string();
     match superblock::inspect(&first, size) {
         Ok(superblock) => {
-            let (what, trust, layers) = ("image".to_owned(), Trust::Unverified, Vec::new());
-            let image = Image { what, url, size, sha256: None, superblock, ranges: true, trust, layers };
+            let (what, trust, layers, named) = ("image".to_owned(), Trust::Unverified, Vec::new(), Vec::new());
+            let image = Image { what, url, size, sha256: None, superblock, ranges: true, trust, layers, named };
             Ok((Vec::new(), Some(image)))
         }
         Err(fault) => Ok((vec![About::Image.failure(format!("{url}: {fault}."))], None)),

@@ -6,15 +6,33 @@ use super::verdict::{About, Level, Verdict};
 use crate::image::digest::list_hashes;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::label::Label;
-use rootbeam_init::layers::{Order, Proofs};
+use rootbeam_init::layers::{AskedBy, Order, Proofs};
 use rootbeam_init::manifest::Manifest;
 use rootbeam_init::messages::{FetchCause, SourceIndex, StoreCause, Trust};
-use rootbeam_init::settings::source::public;
+use rootbeam_init::settings::source::{Source, public};
 use rootbeam_init::settings::values::human;
+use rootbeam_init::store::locate;
 use rootbeam_init::store::superblock::{self, SuperblockFacts, SuperblockFault};
 
 const SOURCE: About = About::Source;
 const MAKE_ANEW: &str = "make it anew with `rootbeam image manifest IMAGE`";
+
+/// Judges a server that the manifest of `image` names. It is one source more: whatever it answers, the others serve.
+pub fn judge_named(url: &str, head: Result<Head, FetchCause>, image: &Image) -> Verdict {
+    let order =
+        Order { sources: Source::parse(url).into_iter().collect(), optional: false, asked_by: AskedBy::Manifest };
+    let of = format!("{}, named by the manifest of the {}", public(url), image.what);
+    match head {
+        Ok(Head { size: Some(size), ranges, .. }) if size == image.size => {
+            SOURCE.ok(format!("{of}: It has {} by {}.", human(size), if ranges { "ranges" } else { "one stream" }))
+        }
+        Ok(_) => SOURCE.warning(format!("{of}: It has another image: publish the same on all servers.")),
+        Err(cause) => {
+            let failure = order.failure(&StoreCause::Fetch { source: 0, cause }, "");
+            SOURCE.warning(format!("{of}: {}; {}. The others serve.", failure.cause, failure.remedy))
+        }
+    }
+}
 
 /// What is known of an image that would boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +53,8 @@ pub struct Image {
     pub trust: Trust,
     /// The layers that its manifest names.
     pub layers: Vec<Label>,
+    /// Where its manifest says that it is too.
+    pub named: Vec<String>,
 }
 
 /// What a source is held against.
@@ -167,7 +187,10 @@ fn one(source: usize, answer: &Answer, demands: &Demands<'_>) -> Result<Good, St
         superblock,
         ranges: head.ranges,
         trust,
-        layers: manifest.and_then(|(manifest, _)| manifest.layer_names()).unwrap_or_default(),
+        layers: manifest.as_ref().and_then(|(manifest, _)| manifest.layer_names()).unwrap_or_default(),
+        named: manifest
+            .map(|(manifest, _)| locate::named(&manifest.sources, &manifest.name).collect())
+            .unwrap_or_default(),
     };
     Ok(Good { image, sentences: good, warnings })
 }
@@ -294,10 +317,8 @@ mod tests {
     use super::*;
     use crate::image::digest::digest;
     use crate::image::manifest::describe;
-    use rootbeam_init::layers::AskedBy;
     use rootbeam_init::manifest::CHUNK_SIZE;
     use rootbeam_init::settings::Settings;
-    use rootbeam_init::settings::source::Source;
     use rootbeam_init::trust::Anchors;
 
     const URL: &str = "http://a/web.squashfs";

@@ -136,6 +136,30 @@ fn sources_that_fail_are_told_and_are_warnings_where_another_serves() {
         assert!(line.ends_with(part), "{line}");
     }
 
+    // A manifest names servers too.
+    let folders = |port: u16| format!("http://127.0.0.1:{port}/");
+    let (first, second) = (folders(server.address().port()), scene.serve());
+    let told = [first, folders(second.address().port()), folders(1)];
+    let more: Vec<&str> = told.iter().flat_map(|folder| ["--sources", folder]).collect();
+    scene.publish_as("web", "tree", "zstd", &more);
+    let (code, found) = check(&archive, &of(&["web.squashfs"]), &[], true);
+    let about = |begin: &str| {
+        found.iter().find(|line| line.starts_with(begin) && line.contains("named by the manifest of the image:"))
+    };
+    assert_eq!(
+        (code, found.iter().filter(|line| line.contains("named by the manifest")).count()),
+        (4, 2),
+        "{found:#?}"
+    );
+    assert!(
+        about(&format!("ok source {}web.squashfs, ", told[1]))
+            .is_some_and(|line| line.ends_with(": It has 4.0 KiB by ranges.")),
+        "{found:#?}"
+    );
+    let dead = about("warning source http://127.0.0.1:1/web.squashfs, ").unwrap();
+    assert!(dead.contains("the server refused the connection; ") && dead.ends_with(" The others serve."), "{dead}");
+    scene.publish("zstd");
+
     // Another image is published without its manifest.
     fs::copy(scene.path("www/web.squashfs"), scene.path("www/other.squashfs")).unwrap();
     let other = check(&archive, &of(&["other.squashfs"]), &[], false);
