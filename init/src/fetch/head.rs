@@ -1,11 +1,13 @@
 //! The head of an answer, reduced to numbers and held against the request.
 
 use crate::messages::{FetchCause, Head, Range};
+use crate::sys::machine;
 use reqwest::StatusCode;
 use reqwest::blocking::Response;
 use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, RETRY_AFTER,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, RETRY_AFTER,
 };
+use std::time::UNIX_EPOCH;
 
 /// The longest validator that is passed on, in bytes.
 const VALIDATOR: usize = 512;
@@ -17,7 +19,7 @@ pub fn read(response: &Response, asked: Option<Range>) -> Result<Head, FetchCaus
 
 fn judge(status: StatusCode, headers: &HeaderMap, asked: Option<Range>) -> Result<Head, FetchCause> {
     if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-        let retry_after = text(headers, RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
+        let retry_after = retry_after(headers, machine::wall_clock);
         return Err(FetchCause::Status { status: status.as_u16(), retry_after });
     }
     // Nothing but the plain bytes was asked for.
@@ -41,6 +43,23 @@ fn judge(status: StatusCode, headers: &HeaderMap, asked: Option<Range>) -> Resul
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Retry-After in seconds from now; it may also be a date (RFC 9110, 10.2.3). That is held against the answer's own
+/// Date where it has one, since this machine's clock may never have been set.
+fn retry_after(headers: &HeaderMap, clock: impl Fn() -> u64) -> Option<u32> {
+    let wish = text(headers, RETRY_AFTER)?.trim();
+    if let Ok(seconds) = wish.parse() {
+        return Some(seconds);
+    }
+    let until = date(wish)?;
+    let now = text(headers, DATE).and_then(date).unwrap_or_else(clock);
+    Some(u32::try_from(until.saturating_sub(now)).unwrap_or(u32::MAX))
+}
+
+/// A date of HTTP in seconds since 1970.
+fn date(text: &str) -> Option<u64> {
+    Some(httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// A strong ETag, else Last-Modified: what If-Range takes.
@@ -98,5 +117,24 @@ mod tests {
         let busy = headers(&[("retry-after", "7")]);
         let cause = FetchCause::Status { status: 503, retry_after: Some(7) };
         assert_eq!(judge(StatusCode::SERVICE_UNAVAILABLE, &busy, None), Err(cause));
+    }
+
+    #[test]
+    fn a_pause_may_be_a_date_and_is_counted_by_the_servers_own_clock() {
+        let (then, later) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:51:37 GMT");
+        let of = |lines: &[(&'static str, &str)]| retry_after(&headers(lines), || 784_111_777 + 100);
+        assert_eq!(of(&[("retry-after", later), ("date", then)]), Some(120));
+        // The older forms that a recipient must still take.
+        assert_eq!(of(&[("retry-after", "Sunday, 06-Nov-94 08:51:37 GMT"), ("date", then)]), Some(120));
+        assert_eq!(of(&[("retry-after", "Sun Nov  6 08:51:37 1994"), ("date", then)]), Some(120));
+        // Without the server's time, or one that can be read, by this machine's.
+        assert_eq!(of(&[("retry-after", later)]), Some(20));
+        assert_eq!(of(&[("retry-after", later), ("date", "now")]), Some(20));
+        // It is over already; and as good as never.
+        assert_eq!(of(&[("retry-after", then), ("date", later)]), Some(0));
+        assert_eq!(of(&[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT"), ("date", then)]), Some(u32::MAX));
+        for nonsense in ["", "soon", "-1", "1.5", "Sun, 06 Nov 1994 08:51:37", "Sun, 99 Nov 1994 08:51:37 GMT"] {
+            assert_eq!(of(&[("retry-after", nonsense), ("date", then)]), None, "{nonsense}");
+        }
     }
 }

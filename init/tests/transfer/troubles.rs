@@ -7,6 +7,7 @@ use rootbeam_init::digest::Sha256;
 use rootbeam_init::messages::{FetchCause, StoreCause, StoreNews, StoreOrder, Trust};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 /// Serves what is published of `image`; the image itself as `answer` says.
 fn server_of(image: &[u8], answer: impl Fn(&crate::server::Request, Reply) -> Reply + Send + Sync + 'static) -> Server {
@@ -101,6 +102,22 @@ fn refused_connections_and_busy_servers_are_tried_again() {
     let of_server: Vec<_> = bed.troubles.iter().filter(|(source, _)| *source == 1).map(|(_, c)| c.clone()).collect();
     assert_eq!(of_server, [status(503, None), status(429, Some(0))]);
     assert!(bed.troubles.contains(&(0, FetchCause::Refused)));
+}
+
+#[test]
+fn a_busy_server_may_name_the_time_to_come_back_at_by_its_own_clock() {
+    let image = image(3 * CHUNK);
+    let server = server_of(&image, |request, reply| match request.nth {
+        0 => Reply::status("503 Service Unavailable")
+            .header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+            .header("Retry-After", "Sun, 06 Nov 1994 08:49:39 GMT"),
+        _ => reply,
+    });
+    let mut bed = Bed::new();
+    let begun = Instant::now();
+    assert_eq!(bed.run(wanted(&[server.url("/web.img")])), checksummed(&image));
+    assert_eq!(bed.troubles, [(0, FetchCause::Status { status: 503, retry_after: Some(2) })]);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[test]
