@@ -199,6 +199,14 @@ pub fn trouble((source, cause): &(SourceIndex, FetchCause), sources: &[Source], 
     }
 }
 
+/// What a source has is of no use, which alone would be `failure`; others may have better.
+pub fn unfit(source: SourceIndex, sources: &[Source], failure: &Failure) -> String {
+    let Failure { step, cause, remedy, .. } = failure;
+    // What the others have is not known yet.
+    let cause = cause.trim_end_matches(" from every source");
+    format!("{step}: {}: {cause}; the other sources are asked. Remedy: {remedy}.", named(sources, source))
+}
+
 /// `rootbeam.timeout=` is over; the last trouble is the cause.
 pub fn too_late(seconds: u32, last: Option<&(SourceIndex, FetchCause)>, sources: &[Source]) -> Failure {
     let over = format!("the {seconds} s of rootbeam.timeout= are over");
@@ -331,6 +339,20 @@ mod tests {
             "FAILED at image: download: the 5 s of rootbeam.timeout= are over. Remedy: allow more time, or give the \
              machine a faster network."
         );
+    }
+
+    #[test]
+    fn a_source_that_is_unfit_is_named_and_nothing_is_said_of_the_others() {
+        let sources = ["http://a/web.img", "http://b/web.img"].map(|url| Source::parse(url).unwrap());
+        let text = |cause| unfit(1, &sources, &store(&cause, &sources, "6.1"));
+        assert_eq!(
+            text(StoreCause::Unverified),
+            "manifest: http://b/web.img: verification is required, and there is neither manifest nor checksum; the other \
+             sources are asked. Remedy: make a manifest with `rootbeam image manifest IMAGE` beside the image, or give \
+             rootbeam.sha256=."
+        );
+        let chunk = text(StoreCause::WrongChunk { chunk: 7, chunks: 1600, offset: 458_752, source: 1 });
+        assert!(chunk.contains("(from byte 458752) has the wrong SHA-256; the other sources are asked."), "{chunk}");
     }
 
     #[test]

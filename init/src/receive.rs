@@ -6,7 +6,9 @@ use crate::clock;
 use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::layers::Order;
-use crate::messages::{FetchCause, ImageFacts, SourceIndex, SourceTally, StoreNews, StoreOrder, Tally, Wanted};
+use crate::messages::{
+    FetchCause, ImageFacts, SourceIndex, SourceTally, StoreCause, StoreNews, StoreOrder, Tally, Wanted,
+};
 use crate::modules::Modules;
 use crate::network;
 use crate::progress::Progress;
@@ -109,6 +111,13 @@ impl Download {
                     let fresh = self.last.as_ref() != Some(&trouble);
                     log::warn!("{}", order.worded(&causes::trouble(&trouble, &order.sources, pause_ms, fresh)));
                     self.last = Some(trouble);
+                }
+                Some(News::Store(StoreNews::Unfit { source, cause })) => {
+                    let failure = order.failure(&cause, wanted.kernel.as_str());
+                    log::warn!("{}", causes::unfit(source, &order.sources, &failure));
+                    if let StoreCause::Fetch { source, cause } = cause {
+                        self.last = Some((source, cause));
+                    }
                 }
                 Some(News::Store(StoreNews::Time { seconds })) => {
                     if let Some(line) = clock::raise_to_server(seconds) {

@@ -406,6 +406,13 @@ pub enum StoreNews {
         /// The error number.
         errno: i32,
     },
+    /// A source has nothing that this boot takes, and others may have it.
+    Unfit {
+        /// The source.
+        source: SourceIndex,
+        /// What is wrong with what it has.
+        cause: StoreCause,
+    },
     /// A fetch worker is wanted: none is there, or it is stuck and shall be ended first.
     NeedFetcher,
     /// A time server said what time it is, in seconds since 1970; nobody vouches for it.

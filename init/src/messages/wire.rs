@@ -156,6 +156,7 @@ mod tests {
             StoreNews::Size { bytes: u64::MAX },
             StoreNews::Progress(tally),
             StoreNews::Trouble { source: 1, cause: cause.clone(), pause_ms: 500 },
+            StoreNews::Unfit { source: 1, cause: StoreCause::ManifestMissing { source: 1 } },
             StoreNews::NeedFetcher,
             StoreNews::Absent,
             StoreNews::Source {

@@ -49,6 +49,7 @@ pub struct Bed {
     access: Box<dyn Fn() -> Access>,
     pub sizes: Vec<u64>,
     pub troubles: Vec<(SourceIndex, FetchCause)>,
+    pub unfit: Vec<(SourceIndex, StoreCause)>,
     pub progress: Vec<Tally>,
     pub tally: Tally,
     pub times: Vec<u64>,
@@ -73,6 +74,7 @@ impl Bed {
             access: Box::new(Access::default),
             sizes: Vec::new(),
             troubles: Vec::new(),
+            unfit: Vec::new(),
             progress: Vec::new(),
             tally: Tally::default(),
             times: Vec::new(),
@@ -122,6 +124,7 @@ impl Bed {
                         }
                         StoreNews::Time { seconds } => self.times.push(*seconds),
                         StoreNews::Done { tally, .. } => self.tally = *tally,
+                        StoreNews::Unfit { source, cause } => self.unfit.push((*source, cause.clone())),
                         StoreNews::Absent
                         | StoreNews::Failed(_)
                         | StoreNews::Opened { .. }

@@ -3,7 +3,7 @@
 use super::super::locate;
 use super::super::sources::Stage;
 use super::super::transfer::{Hashes, Transfer};
-use super::{Action, Engine, Phase, Plan, Rung, Vouched};
+use super::{Action, Engine, Patience, Phase, Plan, Rung, Vouched};
 use crate::digest::Sha256;
 use crate::manifest::{LIST_BLOCK, MAX_BYTES, Manifest, Refusal};
 use crate::messages::{FetchCause, SourceIndex, StoreCause, StoreNews, Trust};
@@ -59,6 +59,10 @@ impl Engine {
         let alone = self.sources.get(source).is_some_and(|source| source.location.names_manifest());
         if absent && !alone {
             self.sources.set_absent(source);
+            let others = self.sources.live().any(|(_, source)| !source.absent);
+            if others && self.demands_manifest() && !self.wanted.optional {
+                self.tell_unfit(source, StoreCause::ManifestMissing { source });
+            }
         } else {
             self.give_up(source, Stage::Discovery, StoreCause::Fetch { source, cause });
         }
@@ -189,6 +193,12 @@ impl Engine {
             let vouched = Trust::Pinned.into();
             return self.open(Plan { origin: None, manifest: None, whole: Some(hash), vouched });
         }
+        if self.patience == Patience::Little && self.sources.live().any(|(_, source)| !source.absent) {
+            self.patience = Patience::Spent;
+        }
+        if rung == Rung::Sums && self.wanted.require_verified && self.patience == Patience::Spent {
+            return self.wait_for_proof();
+        }
         self.sources.next_round();
         match rung {
             Rung::Manifest => self.phase = Phase::Discovery(Rung::Sidecar),
@@ -196,6 +206,15 @@ impl Engine {
             Rung::Sums if self.wanted.require_verified && !may_be_absent => self.fail(StoreCause::Unverified),
             Rung::Sums => self.open(unvouched()),
         }
+    }
+
+    /// Those that answered have no proof. One that was passed over since it did not answer may have it, on any rung.
+    fn wait_for_proof(&mut self) {
+        let without: Vec<_> = self.sources.live().filter(|(_, source)| source.absent).map(|(index, _)| index).collect();
+        without.into_iter().for_each(|source| self.tell_unfit(source, StoreCause::Unverified));
+        self.patience = Patience::Endless;
+        self.sources.next_round();
+        self.phase = Phase::Discovery(Rung::Manifest);
     }
 
     fn open(&mut self, plan: Plan) {

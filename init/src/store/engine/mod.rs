@@ -48,6 +48,17 @@ enum Rung {
     Sums,
 }
 
+/// How long a source that does not answer is waited for, where another has not what a rung looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// A few failures.
+    Little,
+    /// No longer than that; and one was passed over already.
+    Spent,
+    /// Until it answers: it may have the proof without which nothing boots.
+    Endless,
+}
+
 /// What the image's bytes are held against.
 #[derive(Clone, Debug)]
 struct Plan {
@@ -141,6 +152,7 @@ pub struct Engine {
     climb: Climb,
     demand: Demand,
     failed: bool,
+    patience: Patience,
     now: Millis,
     wake: Option<Millis>,
     tally: Tally,
@@ -166,6 +178,7 @@ impl Engine {
             climb: Climb::default(),
             demand: Demand::default(),
             failed: false,
+            patience: Patience::Little,
             now: 0,
             wake: None,
             tally: Tally::default(),
@@ -319,6 +332,7 @@ impl Engine {
             return;
         }
         self.sources.forgive_all();
+        self.patience = Patience::Little;
         if let Some((size, false)) = self.admission {
             self.actions.push_back(Action::News(StoreNews::Size { bytes: size }));
         }
@@ -354,15 +368,23 @@ impl Engine {
     }
 
     /// Nothing more is asked of a source; unless what it said may have been a moment's: then it is asked again a little
-    /// later, which is what this returns.
-    fn give_up(&mut self, source: SourceIndex, stage: Stage, cause: StoreCause) -> bool {
+    /// later.
+    fn give_up(&mut self, source: SourceIndex, stage: Stage, cause: StoreCause) {
         let Some((told, until)) = self.sources.second_chance(source, &cause, self.now) else {
-            self.sources.give_up(source, stage, cause);
-            return false;
+            self.sources.give_up(source, stage, cause.clone());
+            // With the last one it is for the verdict to tell.
+            if self.sources.live().next().is_some() {
+                self.tell_unfit(source, cause);
+            }
+            return;
         };
         let pause_ms = u32::try_from(until.saturating_sub(self.now)).unwrap_or(u32::MAX);
         self.actions.push_back(Action::News(StoreNews::Trouble { source, cause: told, pause_ms }));
-        true
+    }
+
+    /// While others are waited for, what is wrong with this one is told all the same.
+    fn tell_unfit(&mut self, source: SourceIndex, cause: StoreCause) {
+        self.actions.push_back(Action::News(StoreNews::Unfit { source, cause }));
     }
 
     /// The source of a verified plan turned out wrong: what it vouched for is dropped, the others are asked anew.

@@ -4,7 +4,7 @@ use super::super::Millis;
 use super::super::sources::Stage;
 use super::super::transfer::{Span, Transfer};
 use super::jobs::Job;
-use super::{Action, Asked, Engine, Intake, Link, Phase, Request, Rung};
+use super::{Action, Asked, Engine, Intake, Link, Patience, Phase, Request, Rung};
 use crate::manifest::MAX_BYTES;
 use crate::messages::{FetchCause, Head, Range, SourceIndex, StoreCause, StoreNews};
 
@@ -78,8 +78,9 @@ impl Engine {
     fn next(&self, now: Millis) -> Next {
         let chosen = match &self.phase {
             Phase::Discovery(_) => {
-                // Where nothing boots without a manifest, one that may still come is worth any wait.
-                let answered = !self.demands_manifest() && self.sources.live().any(|(_, source)| source.absent);
+                // Where nothing boots without a proof, one that may still come is worth any wait.
+                let waits = self.demands_manifest() || self.patience == Patience::Endless;
+                let answered = !waits && self.sources.live().any(|(_, source)| source.absent);
                 self.sources.next(now, |index| {
                     let source = self.sources.get(index)?;
                     let lost = answered && self.sources.failures(index) >= PATIENCE;
@@ -345,10 +346,7 @@ impl Engine {
             for other in self.jobs.live().filter(|job| job.source == source).map(|job| job.number).collect::<Vec<_>>() {
                 self.cancel(other);
             }
-            let again = self.give_up(source, stage, StoreCause::Fetch { source, cause: cause.clone() });
-            if !again && self.sources.live().next().is_some() {
-                self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms: 0 }));
-            }
+            self.give_up(source, stage, StoreCause::Fetch { source, cause });
         }
     }
 

@@ -165,6 +165,7 @@ fn words(actions: &[Action]) -> String {
         Action::Cancel { .. } => "cancel".to_owned(),
         Action::News(StoreNews::Trouble { pause_ms, .. }) if *pause_ms >= 7000 => "trouble, long pause".to_owned(),
         Action::News(StoreNews::Trouble { .. }) => "trouble".to_owned(),
+        Action::News(StoreNews::Unfit { .. }) => "tell of the unfit".to_owned(),
         Action::News(StoreNews::Failed(cause)) => {
             let cause = format!("{cause:?}");
             format!("FAILED {}", cause.split(['{', '(']).next().unwrap_or_default().trim())

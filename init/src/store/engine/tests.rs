@@ -6,6 +6,7 @@ use crate::messages::{FetchCause, Head, Range};
 use crate::trust::Anchors;
 
 mod optional;
+mod patience;
 pub mod trust;
 
 const SIZE: u64 = 3 * CHUNK_SIZE as u64 + 5;
@@ -269,39 +270,6 @@ fn a_worker_that_says_nothing_is_let_go_and_its_job_tried_again() {
     run.now = 31_000;
     let actions = run.on(Event::Timer);
     assert_eq!((&actions[0], news(&actions).last()), (&Action::DropFetcher, Some(&StoreNews::NeedFetcher)));
-}
-
-#[test]
-fn a_chunk_that_the_only_source_there_sent_wrong_does_not_wait_for_a_dead_one() {
-    let mut run = Run::at_image(&["http://a/web.img", "http://b/web.img"]);
-    let mut asked = Vec::new();
-    for _ in 0..40 {
-        // The second source is dead; the first sends chunk 1 wrong, and right what comes before it.
-        let Some(job) = run.engine.jobs.live().last().cloned() else {
-            run.now += 20_000;
-            asked.extend(urls(&run.on(Event::Timer)));
-            continue;
-        };
-        if job.source == 1 {
-            asked.extend(urls(&run.failed(FetchCause::Refused)));
-        } else if asked.last().is_some_and(|url| url.ends_with(".manifest")) {
-            break;
-        } else {
-            let head = Head { status: 206, length: None, range: job.range, size: Some(SIZE), validator: None };
-            let head = if job.range.is_some() { head } else { Head { status: 200, ..head } };
-            run.on(Event::Head { job: job.number, head });
-            for chunk in job.claim.clone() {
-                run.engine.take(job.number, chunk);
-                let bytes = superblock();
-                run.engine.judged(job.number, chunk, &bytes, Sha256([chunk as u8; 32]), chunk != 1, run.now);
-                run.engine.written(run.now);
-            }
-            asked.extend(urls(&run.on(Event::End { job: job.number, document: vec![] })));
-            asked.extend(urls(&run.actions()));
-        }
-        run.confirm();
-    }
-    assert_eq!(asked.last().map(String::as_str), Some("http://a/web.img.manifest"), "{asked:?}");
 }
 
 #[test]
