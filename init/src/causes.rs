@@ -4,10 +4,11 @@
 use crate::clock::Utc;
 use crate::failure::{Failure, Step};
 use crate::label::Label;
-use crate::messages::{FetchCause, FilesystemKind, NetCause, SourceIndex, StoreCause, TlsFault};
+use crate::messages::{FetchCause, FetchWarning, FilesystemKind, NetCause, SourceIndex, StoreCause, TlsFault};
 use crate::settings::source::Source;
 use crate::settings::values::human;
 use crate::trust::{self, SignatureFault};
+use url::Origin;
 
 /// There is no network.
 pub fn network(cause: &NetCause) -> Failure {
@@ -207,6 +208,25 @@ pub fn unfit(source: SourceIndex, sources: &[Source], failure: &Failure) -> Stri
     format!("{step}: {}: {cause}; the other sources are asked. Remedy: {remedy}.", named(sources, source))
 }
 
+/// What is to be known although the fetch goes on.
+pub fn warning(warning: &FetchWarning, sources: &[Source]) -> String {
+    match warning {
+        FetchWarning::Open => {
+            let hosts = sources.iter().filter_map(|source| match source.origin() {
+                Origin::Tuple(scheme, host, _) if scheme == "http" => Some(host.to_string()),
+                _ => None,
+            });
+            let hosts = hosts.collect::<Vec<_>>().join(", ");
+            format!("the token or header for {hosts} can be read by everybody on the way: use https")
+        }
+        FetchWarning::LetPass { now, valid } => format!(
+            "the server's certificate is {valid}, and this machine's clock says {}; it is let pass, since the image \
+             itself is verified by key or hash",
+            Utc(*now)
+        ),
+    }
+}
+
 /// `rootbeam.timeout=` is over; the last trouble is the cause.
 pub fn too_late(seconds: u32, last: Option<&(SourceIndex, FetchCause)>, sources: &[Source]) -> Failure {
     let over = format!("the {seconds} s of rootbeam.timeout= are over");
@@ -353,6 +373,13 @@ mod tests {
         );
         let chunk = text(StoreCause::WrongChunk { chunk: 7, chunks: 1600, offset: 458_752, source: 1 });
         assert!(chunk.contains("(from byte 458752) has the wrong SHA-256; the other sources are asked."), "{chunk}");
+    }
+
+    #[test]
+    fn a_warning_names_the_servers_that_hear_a_secret_in_the_open() {
+        let sources = ["http://a:8080/i", "https://b/i", "http://[fd00::1]/i"].map(|url| Source::parse(url).unwrap());
+        let text = warning(&FetchWarning::Open, &sources);
+        assert_eq!(text, "the token or header for a, [fd00::1] can be read by everybody on the way: use https");
     }
 
     #[test]

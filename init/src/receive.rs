@@ -119,6 +119,9 @@ impl Download {
                         self.last = Some((source, cause));
                     }
                 }
+                Some(News::Store(StoreNews::Warning(warning))) => {
+                    log::warn!("{}", causes::warning(&warning, &order.sources));
+                }
                 Some(News::Store(StoreNews::Time { seconds })) => {
                     if let Some(line) = clock::raise_to_server(seconds) {
                         log::info!("{line}");

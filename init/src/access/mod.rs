@@ -7,6 +7,7 @@ pub mod credentials;
 pub mod sntp;
 pub mod time;
 pub mod verifier;
+pub mod warnings;
 
 use crate::settings::Settings;
 use crate::{clock, contract};

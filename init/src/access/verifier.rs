@@ -3,8 +3,8 @@
 use super::Access;
 use super::certificates;
 use super::time::Clock;
-use crate::clock::Utc;
-use crate::messages::Validity;
+use super::warnings::Warnings;
+use crate::messages::{FetchWarning, Validity};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -13,22 +13,18 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How often another time is tried for a chain. The certificates of one chain give at most one bound each.
 const TIMES: usize = 8;
 
-/// The configuration for `access`: TLS 1.2 and 1.3, by `clock`. None where the packed client certificate is unusable.
-pub fn configuration(access: &Access, clock: Arc<Clock>) -> Option<ClientConfig> {
+/// The configuration for `access`: TLS 1.2 and 1.3, by `clock`; what it lets pass is noted in `warnings`. None where
+/// the packed client certificate is unusable.
+pub fn configuration(access: &Access, clock: Arc<Clock>, warnings: Arc<Warnings>) -> Option<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     // Without roots nothing is trusted, and every https server is of an unknown issuer.
     let roots = certificates::roots(&access.roots).map_or_else(|_| RootCertStore::empty(), |(roots, _)| roots);
-    let judge = Judge {
-        roots,
-        algorithms: provider.signature_verification_algorithms,
-        pinned: access.pinned,
-        warned: AtomicBool::new(false),
-    };
+    let judge =
+        Judge { roots, algorithms: provider.signature_verification_algorithms, pinned: access.pinned, warnings };
     let builder = ClientConfig::builder_with_details(provider, clock).with_safe_default_protocol_versions().ok()?;
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(judge));
     Some(match &access.identity {
@@ -62,7 +58,7 @@ struct Judge {
     roots: RootCertStore,
     algorithms: WebPkiSupportedAlgorithms,
     pinned: bool,
-    warned: AtomicBool,
+    warnings: Arc<Warnings>,
 }
 
 impl Judge {
@@ -96,18 +92,6 @@ impl Judge {
         }
         Err(error)
     }
-
-    fn warn(&self, error: &Error, now: UnixTime) {
-        if let Some(validity) = validity(error)
-            && !self.warned.swap(true, Ordering::Relaxed)
-        {
-            let now = Utc(now.as_secs());
-            log::warn!(
-                "the server's certificate is {validity}, and this machine's clock says {now}; it is let pass, since \
-                 the image itself is verified by key or hash"
-            );
-        }
-    }
 }
 
 impl ServerCertVerifier for Judge {
@@ -131,8 +115,8 @@ impl ServerCertVerifier for Judge {
             }
         };
         verify_server_name(&certificate, server_name)?;
-        if let Some(error) = passed {
-            self.warn(&error, now);
+        if let Some(valid) = passed.as_ref().and_then(validity) {
+            self.warnings.note(FetchWarning::LetPass { now: now.as_secs(), valid });
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -4,8 +4,9 @@ use super::cause;
 use crate::access::Access;
 use crate::access::time::Clock;
 use crate::access::verifier;
+use crate::access::warnings::Warnings;
 use crate::contract::LANES;
-use crate::messages::{FetchCause, Range, TlsFault};
+use crate::messages::{FetchCause, FetchWarning, Range, TlsFault};
 use crate::sys::machine;
 use crate::sys::names::{self, NameError};
 use reqwest::StatusCode;
@@ -16,7 +17,7 @@ use reqwest::redirect::Policy;
 use rustls::ClientConfig;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use url::Url;
 
@@ -29,8 +30,7 @@ const REDIRECTS: usize = 10;
 struct Shared {
     access: Access,
     clock: Arc<Clock>,
-    /// Credentials went in the open, and it was said.
-    warned: AtomicBool,
+    warnings: Arc<Warnings>,
 }
 
 /// A client for the stall limit in use: reqwest's blocking reads take their time-out from the client.
@@ -62,8 +62,9 @@ impl Clients {
     /// Reaches servers as `access` says.
     pub fn new(access: Access) -> Self {
         let clock = Arc::new(Clock::new(access.built));
-        let tls = verifier::configuration(&access, clock.clone());
-        Self { shared: Arc::new(Shared { access, clock, warned: AtomicBool::new(false) }), tls, current: None }
+        let warnings = Arc::new(Warnings::default());
+        let tls = verifier::configuration(&access, Arc::clone(&clock), Arc::clone(&warnings));
+        Self { shared: Arc::new(Shared { access, clock, warnings }), tls, current: None }
     }
 
     /// The client for that stall limit.
@@ -114,6 +115,11 @@ impl Client {
         self.shared.clock.told()
     }
 
+    /// What is to be told, each kind once.
+    pub fn warnings(&self) -> Vec<FetchWarning> {
+        self.shared.warnings.take()
+    }
+
     /// Goes where the servers send, up to ten times. Done here, since only the redirects decide which servers may see
     /// this machine's credentials.
     fn follow(&self, request: &Request) -> Result<Response, FetchCause> {
@@ -132,10 +138,9 @@ impl Client {
     }
 
     fn send(&self, url: &Url, Request { range, if_range, .. }: &Request) -> Result<Response, FetchCause> {
-        let Shared { access, warned, .. } = &*self.shared;
-        if access.credentials.are_open(url) && !warned.swap(true, Ordering::Relaxed) {
-            let host = url.host_str().unwrap_or_default();
-            log::warn!("the token or header for {host} can be read by everybody on the way: use https");
+        let Shared { access, warnings, .. } = &*self.shared;
+        if access.credentials.are_open(url) {
+            warnings.note(FetchWarning::Open);
         }
         let mut request = self.http.get(url.clone()).headers(access.credentials.of(url));
         if let Some(range) = range {

@@ -86,6 +86,9 @@ impl Server {
         if let Some(seconds) = client.time_told() {
             send(&self.channel, &FetchNews::Time { seconds })?;
         }
+        for warning in client.warnings() {
+            send(&self.channel, &FetchNews::Warning(warning))?;
+        }
         let mut response = match answer {
             Ok(response) => response,
             Err(cause) => return Ok(Err(cause)),

@@ -2,14 +2,16 @@
 //! SEQPACKET socketpairs. What PID 1 receives are enums, numbers, addresses and [`Label`](crate::label::Label)s;
 //! it renders its own text from them.
 
+mod fetch;
 mod keeper;
 mod net;
 mod store;
 pub mod wire;
 
+pub use fetch::{FetchCause, FetchNews, FetchOrder, FetchWarning, Head, Range, TlsFault, Validity};
 pub use keeper::KeeperNews;
 pub use net::{Addressing, Carrier, Lease, LeaseFault, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress};
 pub use store::{
-    Compressor, FetchCause, FetchNews, FetchOrder, FilesystemKind, Head, ImageFacts, Range, SourceIndex, SourceTally,
-    StoreCause, StoreNews, StoreOrder, Tally, TlsFault, Trust, Validity, Wanted,
+    Compressor, FilesystemKind, ImageFacts, SourceIndex, SourceTally, StoreCause, StoreNews, StoreOrder, Tally, Trust,
+    Wanted,
 };

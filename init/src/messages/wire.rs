@@ -38,8 +38,8 @@ mod tests {
     use super::*;
     use crate::label::Label;
     use crate::messages::{
-        Carrier, FetchCause, ImageFacts, Lease, NetCause, NetNews, Route, SourceTally, StoreCause, StoreNews, Tally,
-        Trust,
+        Carrier, FetchCause, FetchWarning, ImageFacts, Lease, NetCause, NetNews, Route, SourceTally, StoreCause,
+        StoreNews, Tally, Trust, Validity,
     };
     use crate::messages::{Compressor, FilesystemKind};
     use std::fmt::Debug;
@@ -157,6 +157,7 @@ mod tests {
             StoreNews::Progress(tally),
             StoreNews::Trouble { source: 1, cause: cause.clone(), pause_ms: 500 },
             StoreNews::Unfit { source: 1, cause: StoreCause::ManifestMissing { source: 1 } },
+            StoreNews::Warning(FetchWarning::LetPass { now: 1 << 31, valid: Validity::From(1 << 32) }),
             StoreNews::NeedFetcher,
             StoreNews::Absent,
             StoreNews::Source {

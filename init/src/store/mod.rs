@@ -15,7 +15,7 @@ mod transfer;
 
 use crate::contract::{LANE_BYTES, LANES, role};
 use crate::digest::Sha256;
-use crate::messages::{FetchNews, FetchOrder, StoreNews, StoreOrder};
+use crate::messages::{FetchNews, FetchOrder, FetchWarning, StoreNews, StoreOrder};
 use crate::sys::channel::{Channel, Received, SendError, wait};
 use crate::sys::memory::SharedBytes;
 use engine::{Action, Engine, Event};
@@ -26,6 +26,7 @@ use lanes::Lane;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::mem::{self, Discriminant};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 use streaming::{End, Streaming};
@@ -78,6 +79,7 @@ struct Worker {
     fetcher: Option<Fetcher>,
     outbox: VecDeque<StoreNews>,
     time_told: bool,
+    warned: Vec<Discriminant<FetchWarning>>,
     start: Instant,
 }
 
@@ -105,6 +107,7 @@ impl Worker {
             fetcher: None,
             outbox: VecDeque::new(),
             time_told: false,
+            warned: Vec::new(),
             start: Instant::now(),
         })
     }
@@ -233,8 +236,17 @@ impl Worker {
             // PID 1 decides what to make of it.
             FetchNews::Time { seconds } => {
                 // Once: a worker in a stranger's hands must not fill the outbox, nor move the clock on and on.
-                if !std::mem::replace(&mut self.time_told, true) {
+                if !mem::replace(&mut self.time_told, true) {
                     self.outbox.push_back(StoreNews::Time { seconds });
+                }
+                return true;
+            }
+            FetchNews::Warning(warning) => {
+                // Each kind once, for the same reason; a successor of the worker says it again.
+                let kind = mem::discriminant(&warning);
+                if !self.warned.contains(&kind) {
+                    self.warned.push(kind);
+                    self.outbox.push_back(StoreNews::Warning(warning));
                 }
                 return true;
             }
@@ -252,7 +264,7 @@ impl Worker {
                     return false;
                 }
             }
-            FetchNews::Time { .. } => {}
+            FetchNews::Time { .. } | FetchNews::Warning(_) => {}
             FetchNews::End { .. } | FetchNews::Failed { .. } => {
                 // One job after another: the end of this one cannot be still to come when the next one's is there.
                 if lane.ending.replace(news).is_some() {

@@ -58,6 +58,11 @@ impl Attendant {
                     self.last = Some(trouble);
                 }
             }
+            StoreNews::Unfit { source, cause } => {
+                let failure = causes::store(&cause, &self.sources, &self.kernel);
+                log::warn!("{}", causes::unfit(source, &self.sources, &failure));
+            }
+            StoreNews::Warning(warning) => log::warn!("{}", causes::warning(&warning, &self.sources)),
             StoreNews::Done { tally, .. } => {
                 self.tally = tally;
                 log::info!("image: all of it is in memory");

@@ -6,8 +6,8 @@ use rootbeam_init::digest::Sha256;
 use rootbeam_init::label::Label;
 use rootbeam_init::manifest::{CHUNK_SIZE, FORMAT, LIST_BLOCK, Manifest};
 use rootbeam_init::messages::{
-    FetchCause, FetchNews, FetchOrder, ImageFacts, SourceIndex, SourceTally, StoreCause, StoreNews, StoreOrder, Tally,
-    Wanted,
+    FetchCause, FetchNews, FetchOrder, FetchWarning, ImageFacts, SourceIndex, SourceTally, StoreCause, StoreNews,
+    StoreOrder, Tally, Wanted,
 };
 use rootbeam_init::sys::channel::{Channel, Received, pair, wait};
 use rootbeam_init::sys::memory;
@@ -49,6 +49,7 @@ pub struct Bed {
     access: Box<dyn Fn() -> Access>,
     pub sizes: Vec<u64>,
     pub troubles: Vec<(SourceIndex, FetchCause)>,
+    pub warnings: Vec<FetchWarning>,
     pub unfit: Vec<(SourceIndex, StoreCause)>,
     pub progress: Vec<Tally>,
     pub tally: Tally,
@@ -74,6 +75,7 @@ impl Bed {
             access: Box::new(Access::default),
             sizes: Vec::new(),
             troubles: Vec::new(),
+            warnings: Vec::new(),
             unfit: Vec::new(),
             progress: Vec::new(),
             tally: Tally::default(),
@@ -124,6 +126,7 @@ impl Bed {
                         }
                         StoreNews::Time { seconds } => self.times.push(*seconds),
                         StoreNews::Done { tally, .. } => self.tally = *tally,
+                        StoreNews::Warning(warning) => self.warnings.push(*warning),
                         StoreNews::Unfit { source, cause } => self.unfit.push((*source, cause.clone())),
                         StoreNews::Absent
                         | StoreNews::Failed(_)

@@ -6,7 +6,7 @@ use crate::good::checksummed;
 use crate::server::{Reply, Server, file};
 use rootbeam_init::access::Access;
 use rootbeam_init::access::credentials::Credentials;
-use rootbeam_init::messages::FetchCause;
+use rootbeam_init::messages::{FetchCause, FetchWarning};
 use rootbeam_init::settings::reach::Header;
 use rootbeam_init::settings::source::Source;
 use std::net::TcpListener;
@@ -27,6 +27,7 @@ fn every_request_to_the_images_server_carries_them() {
         move || showing(&url)
     });
     assert_eq!(bed.run(wanted(&[url])), checksummed(&image));
+    assert_eq!(bed.warnings, [FetchWarning::Open]);
     for path in ["/web.img", "/web.img.manifest", "/web.img.chunks"] {
         let requests = server.requests(path);
         assert!(!requests.is_empty(), "{path}");

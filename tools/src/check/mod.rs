@@ -168,7 +168,10 @@ fn check(args: &Args) -> Result<Vec<Verdict>> {
     verdicts.extend(tree.iter().flat_map(|tree| system::judge(tree, &settings, release.as_deref())));
     // Listing asks the servers too.
     let at = verdicts.iter().rposition(|verdict| verdict.about == About::Source).map_or(verdicts.len(), |at| at + 1);
-    verdicts.splice(at..at, said::findings());
+    let sources: Vec<_> = settings.sources_named().cloned().collect();
+    let warnings =
+        client.iter().flat_map(Client::warnings).map(|warning| said::finding(&causes::warning(&warning, &sources)));
+    verdicts.splice(at..at, warnings.chain(said::findings()).collect::<Vec<_>>());
     Ok(verdicts)
 }
 

@@ -33,12 +33,17 @@ pub fn listen() {
     log::set_max_level(LevelFilter::Warn);
 }
 
+/// A warning of the boot's code.
+pub fn finding(text: &str) -> Verdict {
+    About::Source.warning(format!("A boot will say: {text}."))
+}
+
 /// What was said since.
 pub fn findings() -> Vec<Verdict> {
     let lines = std::mem::take(&mut *SAID.0.lock().unwrap_or_else(PoisonError::into_inner));
-    let finding = |(level, text): (Level, String)| match level {
+    let of_line = |(level, text): (Level, String)| match level {
         Level::Error => About::Source.failure(format!("A boot will say: {text}.")),
-        _ => About::Source.warning(format!("A boot will say: {text}.")),
+        _ => finding(&text),
     };
-    lines.into_iter().map(finding).collect()
+    lines.into_iter().map(of_line).collect()
 }

@@ -178,6 +178,7 @@ fn words(actions: &[Action]) -> String {
         Action::News(StoreNews::Opened { .. } | StoreNews::Released | StoreNews::NotReleased { .. }) => {
             unreachable!("these are the worker's own")
         }
+        Action::News(StoreNews::Warning(_)) => "warn".to_owned(),
         Action::News(StoreNews::Absent) => "ABSENT".to_owned(),
         Action::News(StoreNews::Progress(_)) => "progress".to_owned(),
         Action::Receive { .. } => "receive".to_owned(),

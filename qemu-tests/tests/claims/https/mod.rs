@@ -6,7 +6,7 @@ mod reach;
 
 use super::boots::{assert_clean, report};
 use super::errors::{diagnoses, refused};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::report::Report;
 use rootbeam_qemu_tests::archives;
@@ -72,6 +72,15 @@ impl Scene {
         let root = self.certificates.path("root.pem");
         self.boot(&[&["--ca", root.as_str()], arguments].concat(), words)
     }
+}
+
+/// A warning stands on the console, once, and in the log that the booted system finds.
+#[track_caller]
+fn told_once(booted: &Booted, warning: &str) -> Result<()> {
+    equal(&booted.console.matches(warning).count(), &1)?;
+    let log = booted.world()?.boot_log.as_deref().unwrap_or_default();
+    ensure!(log.contains(warning), "{log}");
+    Ok(())
 }
 
 /// It booted as every boot does, from `source`.

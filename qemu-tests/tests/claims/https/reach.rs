@@ -1,6 +1,6 @@
 //! What goes along with requests, through which proxy, and the machine's own words in URLs.
 
-use super::{Scene, URL, booted_from, refused};
+use super::{Scene, URL, booted_from, refused, told_once};
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use rootbeam_qemu_tests::claim::claim;
@@ -60,7 +60,7 @@ fn open() -> Result<()> {
     let booted = scene.boot(&["--token", &token(&scene)?], &format!("{HEADER} rootbeam.image={url}"))?;
     booted_from(&booted, url)?;
     let warning = "the token or header for 10.77.0.1 can be read by everybody on the way: use https";
-    ensure!(booted.console.matches(warning).count() == 1, "{}", booted.console);
+    told_once(&booted, warning)?;
     silent(&booted)
 }
 
