@@ -43,14 +43,14 @@ const URL: &str = "http://10.77.0.1/web.squashfs";
 const SOON: Duration = Duration::from_secs(60);
 
 /// A network with a server, and a machine that boots [`URL`] from it or switches itself off.
-struct Scene {
+pub struct Scene {
     network: Network,
-    http: HttpServer,
+    pub http: HttpServer,
 }
 
 impl Scene {
     /// A server that has `site`.
-    fn of(site: Site) -> Result<Self> {
+    pub fn of(site: Site) -> Result<Self> {
         let network = Network::new()?;
         let http = network.http(site)?;
         Ok(Self { network, http })
@@ -62,14 +62,23 @@ impl Scene {
     }
 
     /// The machine; later words win over `rootbeam.image=` and `rootbeam.on-failure=poweroff`.
-    fn machine(&self, words: &str) -> Result<Boot<'_>> {
-        Ok(machine(words)?.nic(Nic::on(&self.network)))
+    pub fn machine(&self, words: &str) -> Result<Boot<'_>> {
+        self.packed(&[], words)
+    }
+
+    /// The same with more arguments of `rootbeam pack`.
+    pub fn packed(&self, arguments: &[&str], words: &str) -> Result<Boot<'_>> {
+        Ok(packed(arguments, words)?.nic(Nic::on(&self.network)))
     }
 }
 
 /// The machine of a [`Scene`] without a card.
 fn machine<'a>(words: &str) -> Result<Boot<'a>> {
-    let archive = archives::for_namespaces()?;
+    packed(&[], words)
+}
+
+fn packed<'a>(arguments: &[&str], words: &str) -> Result<Boot<'a>> {
+    let archive = archives::for_namespaces_with(arguments)?;
     Ok(Boot::new(&archive).cmdline(&format!("rootbeam.image={URL} rootbeam.on-failure=poweroff {words}")))
 }
 

@@ -1,8 +1,8 @@
 //! Layers: images that stand on the image, verified like it, and the ones that may be missing.
 
 use super::super::boots::{assert_clean, report};
-use super::super::errors::refused;
 use super::super::errors::trust::Pair;
+use super::super::errors::{Scene, refused};
 use super::SOON;
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
@@ -14,7 +14,7 @@ use rootbeam_init::report::Report;
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::images::{Tree, probe, probe_tree, published};
-use rootbeam_qemu_tests::netns::{self, Boot, Network, Nic};
+use rootbeam_qemu_tests::netns::{self, Boot};
 use rootbeam_qemu_tests::outcome::{Booted, Outcome};
 use rootbeam_qemu_tests::packages::{self, Suite};
 use rootbeam_qemu_tests::probe::{Answer, Request};
@@ -42,31 +42,6 @@ pub fn claims() -> Vec<Trial> {
 }
 
 const SERVER: &str = "http://10.77.0.1";
-
-/// A network whose server has what a claim says.
-struct Scene {
-    network: Network,
-    http: HttpServer,
-}
-
-impl Scene {
-    fn of(site: Site) -> Result<Self> {
-        let network = Network::new()?;
-        let http = network.http(site)?;
-        Ok(Self { network, http })
-    }
-
-    /// A machine that boots the image with these words, or switches itself off.
-    fn machine(&self, arguments: &[&str], words: &str) -> Result<Boot<'_>> {
-        let boot = Boot::new(&archives::for_namespaces_with(arguments)?).nic(Nic::on(&self.network)).limit(SOON);
-        Ok(boot.cmdline(&format!("rootbeam.image={SERVER}/web.squashfs rootbeam.on-failure=poweroff {words}")))
-    }
-
-    /// The same, up to its end.
-    fn run(&self, words: &str) -> Result<Booted> {
-        self.machine(&[], words)?.run()
-    }
-}
 
 /// A layer whose `/who` says its name, with a file of that name; several chunks long.
 fn layer(name: &str) -> Tree {
@@ -154,7 +129,7 @@ fn order() -> Result<()> {
     for (first, last) in [("one", "two"), ("two", "one")] {
         let words =
             format!("rootbeam.layer={SERVER}/{first}.squashfs rootbeam.layer={SERVER}/{last}.squashfs?optional");
-        let (booted, texts) = read(&scene.machine(&[], &words)?, &["/who", "/image", "/one", "/two"])?;
+        let (booted, texts) = read(&scene.machine(&words)?, &["/who", "/image", "/one", "/two"])?;
         equal(&texts.join(" "), &format!("{last} image one two"))?;
         let report = assert_stacked(booted.world()?, 3)?;
         equal(&report.worker_restarts, &0)?;
@@ -174,7 +149,7 @@ fn absent() -> Result<()> {
     let scene = Scene::of(site(&["one"])?)?;
     // Neither does it matter what stands above it.
     let words = format!("rootbeam.layer={SERVER}/node-{{mac}}.squashfs?optional rootbeam.layer={SERVER}/one.squashfs");
-    let (booted, texts) = read(&scene.machine(&[], &words)?, &["/who"])?;
+    let (booted, texts) = read(&scene.machine(&words)?, &["/who"])?;
     equal(&texts.join(" ").as_str(), &"one")?;
     let world = booted.world()?;
     let report = assert_stacked(world, 2)?;
@@ -193,7 +168,7 @@ fn absent() -> Result<()> {
 
 fn required() -> Result<()> {
     let scene = Scene::of(site(&[])?)?;
-    let booted = scene.run(&format!("rootbeam.layer={SERVER}/one.squashfs"))?;
+    let booted = scene.machine(&format!("rootbeam.layer={SERVER}/one.squashfs"))?.run()?;
     refused(
         &booted,
         &format!(
@@ -210,7 +185,7 @@ fn damaged() -> Result<()> {
     *bytes.get_mut(70_000).context("too short")? ^= 1;
     let scene = Scene::of(site.bytes("/one.squashfs", bytes))?;
     for optional in ["", "?optional"] {
-        let booted = scene.run(&format!("rootbeam.layer={SERVER}/one.squashfs{optional}"))?;
+        let booted = scene.machine(&format!("rootbeam.layer={SERVER}/one.squashfs{optional}"))?.run()?;
         refused(
             &booted,
             &format!(
@@ -235,20 +210,20 @@ fn named() -> Result<()> {
     let manifest = naming(folder.path(), &["one.squashfs.manifest", "two.squashfs"])?;
     let site = site(&["one", "two", "three"])?.folder(folder.path())?.bytes("/web.squashfs.manifest", manifest.clone());
     let scene = Scene::of(site)?;
-    let (booted, texts) = read(&scene.machine(&[], "")?, &["/who", "/one"])?;
+    let (booted, texts) = read(&scene.machine("")?, &["/who", "/one"])?;
     equal(&texts.join(" ").as_str(), &"two one")?;
     let report = assert_stacked(booted.world()?, 3)?;
     let sources: Vec<_> = report.layers.iter().map(|layer| layer.sources.join(" ")).collect();
     equal(&sources, &["one.squashfs.manifest", "two.squashfs"].map(|name| format!("{SERVER}/{name}")).to_vec())?;
     // What the command line asks for stands above them.
-    let boot = scene.machine(&[], &format!("rootbeam.layer={SERVER}/three.squashfs"))?;
+    let boot = scene.machine(&format!("rootbeam.layer={SERVER}/three.squashfs"))?;
     let (booted, texts) = read(&boot, &["/who"])?;
     equal(&texts.join(" ").as_str(), &"three")?;
     assert_stacked(booted.world()?, 4)?;
     // A pin vouches for the names, and not for what has them.
     let pin = Sha256::of(&manifest);
     refused(
-        &scene.run(&format!("rootbeam.manifest=sha256:{pin}"))?,
+        &scene.machine(&format!("rootbeam.manifest=sha256:{pin}"))?.run()?,
         &format!(
             "FAILED at manifest: manifest of {SERVER}/web.squashfs: it names layers, and the hash on the command line \
              does not vouch for them. Remedy: pack a key and sign the manifests of image and layers, or ask for the \
@@ -269,7 +244,7 @@ fn unsigned() -> Result<()> {
     let signed = || Site::new().folder(image.path());
 
     let scene = Scene::of(signed()?)?;
-    let booted = scene.machine(&key, &word)?.run()?;
+    let booted = scene.packed(&key, &word)?.run()?;
     let report = assert_stacked(booted.world()?, 1)?;
     equal(&report.layers.iter().map(|layer| layer.absent).collect::<Vec<_>>(), &vec![true])?;
     ensure!(report.verification.starts_with("signed: "), "{}", report.verification);
@@ -282,7 +257,7 @@ fn unsigned() -> Result<()> {
     };
     let scene = Scene::of(signed()?.file("/one.squashfs", &one))?;
     refused(
-        &scene.machine(&key, &word)?.run()?,
+        &scene.packed(&key, &word)?.run()?,
         &diagnosis(
             "there is none, and this boot takes no image without a signed or pinned one",
             "make one with `rootbeam image manifest IMAGE`, sign it with `rootbeam sign`, and publish it beside the image",
@@ -290,7 +265,7 @@ fn unsigned() -> Result<()> {
     )?;
     let scene = Scene::of(signed()?.folder(folder.path())?)?;
     refused(
-        &scene.machine(&key, &word)?.run()?,
+        &scene.packed(&key, &word)?.run()?,
         &diagnosis(
             "it is not signed, and this initramfs has a key packed",
             "sign it with `rootbeam sign MANIFEST -s KEY`, and publish MANIFEST.minisig beside it",
@@ -298,7 +273,7 @@ fn unsigned() -> Result<()> {
     )?;
     ours.sign(&folder.path().join("one.squashfs.manifest"))?;
     let scene = Scene::of(signed()?.folder(folder.path())?)?;
-    let booted = scene.machine(&key, &word)?.run()?;
+    let booted = scene.packed(&key, &word)?.run()?;
     let report = assert_stacked(booted.world()?, 2)?;
     equal(&report.layers.iter().map(|layer| layer.trust).collect::<Vec<_>>(), &vec![Some(Trust::Signed)])?;
     ensure!(report.verification.starts_with("signed: "), "{}", report.verification);
@@ -309,14 +284,14 @@ fn weakest() -> Result<()> {
     let one = layer("one").squashfs("layer-one")?;
     let scene = Scene::of(site(&["two"])?.file("/one.squashfs", &one))?;
     let words = format!("rootbeam.layer={SERVER}/one.squashfs rootbeam.layer={SERVER}/two.squashfs");
-    let booted = scene.run(&words)?;
+    let booted = scene.machine(&words)?.run()?;
     let report = assert_stacked(booted.world()?, 3)?;
     let said = format!("UNVERIFIED: no manifest, no checksum, no key (layer {SERVER}/one.squashfs)");
     equal(&report.verification, &said)?;
     equal(&report.warnings.iter().filter(|warning| **warning == said).count(), &1)?;
     // The hash of the image is asked of no layer, and vouches for none.
     let hash = Sha256::of(&std::fs::read(image()?)?);
-    let booted = scene.run(&format!("rootbeam.layer={SERVER}/two.squashfs rootbeam.sha256={hash}"))?;
+    let booted = scene.machine(&format!("rootbeam.layer={SERVER}/two.squashfs rootbeam.sha256={hash}"))?.run()?;
     let report = assert_stacked(booted.world()?, 2)?;
     let trusts = (report.image.map(|image| image.trust), report.layers.iter().map(|layer| layer.trust).collect());
     equal(&trusts, &(Some(Trust::Pinned), vec![Some(Trust::Checksummed)]))?;
@@ -328,7 +303,7 @@ fn killed() -> Result<()> {
     let scene = Scene::of(site(&["one"])?)?;
     let path = "/one.squashfs";
     scene.http.commit(Rule::of(path, When::Always, Fault::Rate(100_000)));
-    let mut guest = scene.machine(&[], &format!("rootbeam.layer={SERVER}{path}"))?.start()?;
+    let mut guest = scene.machine(&format!("rootbeam.layer={SERVER}{path}"))?.start()?;
     scene.http.wait_sent(path, 70_000, SOON)?;
     let store = guest.worker(role::STORE)?.context("no store")?;
     rustix::process::kill_process(store, rustix::process::Signal::KILL)?;
