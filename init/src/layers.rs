@@ -147,6 +147,17 @@ impl Order {
         Failure { remedy, ..failure }
     }
 
+    /// The failure of admission; for a layer one that names it.
+    pub fn refused_size(&self, failure: Failure) -> Failure {
+        if !self.is_layer() {
+            return failure;
+        }
+        let Failure { object, cause, remedy, .. } = &failure;
+        let object = object.replace("image", &self.to_string());
+        let (cause, remedy) = (cause.replace("image", "layer"), remedy.replace("an image", "a layer"));
+        Failure { object, cause, remedy, ..failure }
+    }
+
     /// A text about the image with the word that names this one.
     pub fn worded(&self, text: &str) -> String {
         match self.asked_by {

@@ -97,7 +97,7 @@ impl Download {
             let tick = now + Duration::from_secs(1);
             match crew.next(deadline.map_or(tick, |deadline| deadline.min(tick)))? {
                 Some(News::Store(StoreNews::Size { bytes })) => {
-                    self.admit(bytes, settings)?;
+                    self.admit(bytes, settings, order)?;
                     crew.order_store(StoreOrder::Admitted)?;
                 }
                 Some(News::Store(StoreNews::Progress(tally))) => {
@@ -176,13 +176,14 @@ impl Download {
     }
 
     /// Weighs image against memory: once for a size, again where the server's file became another one.
-    fn admit(&mut self, bytes: u64, settings: &Settings) -> Result<(), Failure> {
+    fn admit(&mut self, bytes: u64, settings: &Settings, order: &Order) -> Result<(), Failure> {
         let before = match &self.admitted {
             Some(weighed) if weighed.bytes == bytes => return Ok(()),
             Some(weighed) => weighed.before,
             None => measure()?,
         };
-        let admitted = admission::weigh(bytes, before, settings.reserve, settings.overlay)?;
+        let admitted = admission::weigh(bytes, before, settings.reserve, settings.overlay);
+        let admitted = admitted.map_err(|failure| order.refused_size(failure))?;
         if let Some(warning) = &admitted.warning {
             log::warn!("{warning}");
         }

@@ -11,9 +11,10 @@ use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::Manifest;
 use rootbeam_init::messages::Trust;
 use rootbeam_init::report::Report;
+use rootbeam_init::settings::values::human;
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
-use rootbeam_qemu_tests::images::{Tree, probe, probe_tree, published};
+use rootbeam_qemu_tests::images::{Tree, probe, probe_of, probe_tree, published, published_bytes};
 use rootbeam_qemu_tests::netns::{self, Boot};
 use rootbeam_qemu_tests::outcome::{Booted, Outcome};
 use rootbeam_qemu_tests::packages::{self, Suite};
@@ -35,6 +36,10 @@ pub fn claims() -> Vec<Trial> {
         claim("layers: an optional layer that no server has is absent, and report, log and console say so", absent),
         claim("layers: a required layer that no server has is refused, and the remedy names its word", required),
         claim("layers: a damaged layer is refused, and the message names the chunk", damaged),
+        claim(
+            "layers: a layer beyond the memory is refused before its first byte, with the sum and what fits",
+            too_large,
+        ),
         claim("layers: the layers that a manifest names stand on its image", named),
         claim("layers: with a key packed an unsigned optional layer is refused, and an absent one boots", unsigned),
         claim("layers: the first line of the report is about the weakest of all images", weakest),
@@ -196,6 +201,27 @@ fn damaged() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The image fits, and the layer would but for a page.
+fn too_large() -> Result<()> {
+    let size: u64 = (8 << 20) + 4096;
+    let folder = published_bytes(&probe_of(size, 1)?, "one.squashfs")?;
+    let scene = Scene::of(site(&[])?.folder(folder.path())?)?;
+    let available = size + (32 << 20) - 4096;
+    let meminfo = ["MemTotal", "MemFree", "MemAvailable"].map(|name| format!("{name}: {} kB\n", available / 1024));
+    let words = format!("rootbeam.layer={SERVER}/one.squashfs");
+    let booted = scene.machine(&words)?.meminfo(&meminfo.concat()).run()?;
+    let [held, needed, available, fits] = [size, size + (32 << 20), available, size - 4096].map(human);
+    refused(
+        &booted,
+        &format!(
+            "FAILED at memory: layer {SERVER}/one.squashfs of {held}: it needs {needed} (layer {held} + overlay 16.0 MiB \
+             + reserve 16.0 MiB) and {available} of {available} are available. Remedy: give the machine 4.0 KiB more \
+             RAM, or a layer of at most {fits}."
+        ),
+    )?;
+    equal(&scene.http.sent("/one.squashfs"), &0)
 }
 
 /// The same manifest with these layers.
