@@ -225,7 +225,8 @@ pub fn layers_of(settings: &Settings, trust: Trust, named: &[Label]) -> Result<V
 mod tests {
     use super::*;
     use crate::admission::{Admitted, Memory};
-    use crate::messages::{Compressor, FilesystemKind, ImageFacts, Tally};
+    use crate::messages::{ImageFacts, Tally};
+    use crate::report::tests::facts;
 
     fn settings(line: &str) -> Settings {
         Settings::parse(b"", line.as_bytes()).0
@@ -236,18 +237,7 @@ mod tests {
     }
 
     fn image(trust: Trust, layers: &[&str]) -> ImageFacts {
-        ImageFacts {
-            filesystem: FilesystemKind::Squashfs,
-            compressor: Compressor::Zstd,
-            size: 1,
-            sha256: None,
-            trust,
-            signers: vec![],
-            manifest: None,
-            version: None,
-            date: None,
-            layers: labels(layers),
-        }
+        ImageFacts { layers: labels(layers), ..facts(trust, &[]) }
     }
 
     fn received(facts: ImageFacts) -> Received {

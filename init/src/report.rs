@@ -267,7 +267,7 @@ pub fn milliseconds(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -288,7 +288,8 @@ mod tests {
         assert_eq!(text.lines().nth(2), Some(network));
     }
 
-    fn facts(trust: Trust, signers: &[u64]) -> ImageFacts {
+    /// An image so vouched for.
+    pub fn facts(trust: Trust, signers: &[u64]) -> ImageFacts {
         ImageFacts {
             filesystem: FilesystemKind::Squashfs,
             compressor: Compressor::Zstd,
