@@ -1,6 +1,6 @@
 //! Several sources, of which some are of no use: the boot succeeds from the rest.
 
-use super::{Arrived, CHUNK, PATH, Published, SIZE, Vouched, boots, machine, thrifty};
+use super::{Arrived, CHUNK, PATH, Published, SIZE, SOON, URL, Vouched, arrives, boots, machine, thrifty};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::report::Share;
@@ -34,7 +34,24 @@ pub fn claims() -> Vec<Trial> {
         claim("fetching: the report says which of three sources was slow", || says(Trouble::Slow)),
         claim("fetching: of two sources a corrupt one does not end a boot by the hash of the whole", corrupt_of_two),
         claim("fetching: sources that are dead at first are used when they come", late),
+        claim("fetching: a dead source that may have the proof is waited for, and what the other lacks is said", proof),
     ]
+}
+
+fn proof() -> Result<()> {
+    let Mirrors { image, network } = Mirrors::new()?;
+    let _bare = network.http(image.site(Vouched::Not)?)?;
+    let words = format!("rootbeam.image=http://{}:81{PATH},{URL} rootbeam.verify=require", network.server());
+    let guest = machine(&network, &words)?.start()?;
+    let said = format!(
+        "manifest: {URL}: verification is required, and there is neither manifest nor checksum; the other sources are asked"
+    );
+    let console = guest.console().wait_for(&said, SOON)?;
+    ensure!(console.contains(":81/web.squashfs: the server refused the connection"), "{console}");
+    let _whole = network.http_on(81, image.site(Vouched::Manifest)?)?;
+    let arrived = arrives(guest, &image)?;
+    ensure!(arrived.report.verification.starts_with("checksummed: "), "{}", arrived.report.verification);
+    Ok(())
 }
 
 /// What is wrong with a source.
