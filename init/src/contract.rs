@@ -93,6 +93,8 @@ pub mod fd {
     pub const PROGRAM: i32 = 7;
     /// The folder of [`STREAM`](super::STREAM) (keeper only).
     pub const FOLDER: i32 = 8;
+    /// What restarts the machine (keeper only, where it is to).
+    pub const RESTART: i32 = 10;
     /// The fetch worker that runs, a pidfd (keeper only, and not always).
     pub const FETCH: i32 = 9;
 }

@@ -13,7 +13,7 @@ use crate::modules::{self, Modules};
 use crate::receive::{self, Held, Received};
 use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport, Report, Share, StepReport};
 use crate::settings::source::Source;
-use crate::settings::values::{Mode, human, mac_text};
+use crate::settings::values::{Mode, StreamStall, human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
@@ -312,7 +312,11 @@ impl Machine {
     /// Ends the crew, or leaves it to complete the image that is streamed.
     pub fn part(&self, crew: Crew) -> Result<(), Failure> {
         if self.stack.streamed().is_some() {
-            return crew.leave(streaming::folder()?.as_fd());
+            let restart = match self.settings.stream_stall {
+                StreamStall::Reboot(_) => Some(streaming::restart()?),
+                StreamStall::Wait | StreamStall::Eio(_) => None,
+            };
+            return crew.leave(streaming::folder()?.as_fd(), restart.as_ref().map(AsFd::as_fd));
         }
         crew.dismiss()?;
         streaming::clear();

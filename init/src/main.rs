@@ -2,6 +2,7 @@
 
 use rootbeam_init::contract::role;
 use rootbeam_init::roles;
+use rootbeam_init::streaming::status;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -12,6 +13,12 @@ fn main() -> ExitCode {
         role::STORE => roles::store(),
         role::FETCH => roles::fetch(),
         role::KEEPER => roles::keeper(),
+        name if name == "rootbeam" || name.ends_with("/rootbeam") => {
+            let words: Vec<&str> = arguments.iter().skip(1).filter_map(|word| word.to_str()).collect();
+            let (text, code) = status::answer(&words);
+            println!("{text}");
+            ExitCode::from(code)
+        }
         name if name.ends_with("/modprobe") => roles::modprobe(&arguments),
         _ if std::process::id() == 1 => roles::pid_1(arguments.split_off(1.min(arguments.len()))),
         _ => {

@@ -148,7 +148,13 @@ impl Download {
                         return Ok(Some(received));
                     }
                 }
-                Some(News::Store(StoreNews::NeedFetcher | StoreNews::Released | StoreNews::NotReleased { .. })) => {}
+                Some(News::Store(
+                    StoreNews::NeedFetcher
+                    | StoreNews::Released
+                    | StoreNews::NotReleased { .. }
+                    | StoreNews::ReadWaits
+                    | StoreNews::ReadGoesOn,
+                )) => {}
                 Some(news) => network::attend(crew, modules, settings, &news)?,
                 None => {}
             }

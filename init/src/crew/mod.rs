@@ -213,8 +213,8 @@ impl Crew {
     }
 
     /// Leaves the workers to a keeper, who works beside the booted system until the image is whole. `folder` is where it
-    /// says how far it is. Returns when it can do without the files of the initramfs, at most after five seconds.
-    pub fn leave(self, folder: BorrowedFd<'_>) -> Result<(), Failure> {
+    /// says how far it is, `restart` what restarts the machine where that is asked for. Returns when it can do without the files of the initramfs, at most after five seconds.
+    pub fn leave(self, folder: BorrowedFd<'_>, restart: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
         let failed = |e: io::Error| broken(role::KEEPER, &e);
         let (Some(store), Program::Open(program)) = (&self.store, &self.program) else {
             return Err(failed(io::ErrorKind::NotFound.into()));
@@ -228,6 +228,7 @@ impl Crew {
             (program.as_fd(), fd::PROGRAM),
             (folder, fd::FOLDER),
         ];
+        descriptors.extend(restart.map(|restart| (restart, fd::RESTART)));
         descriptors.extend(self.fetcher.watched().map(|worker| (worker, fd::FETCH)));
         let keeper = worker::start(&self.program, role::KEEPER, &descriptors).map_err(failed)?;
         drop(childs);

@@ -43,7 +43,10 @@ pub enum StoreOrder {
     /// After `Failed` with a passing cause: go on where it stopped.
     Again,
     /// After `Opened`: serve the image as a file through the descriptor of /dev/fuse that comes along, mounted already.
-    Serve,
+    Serve {
+        /// A read that waits for longer than so many seconds fails with EIO; without them it waits.
+        eio_seconds: Option<u32>,
+    },
     /// The loop device that stands on the served file comes along: set it on the image itself when that is complete.
     Device,
     /// The boot is over: exit with 0.
@@ -290,6 +293,10 @@ pub enum StoreNews {
         /// What it is.
         facts: ImageFacts,
     },
+    /// Something has waited for seconds to be read.
+    ReadWaits,
+    /// Nothing waits any more that did.
+    ReadGoesOn,
     /// The loop device stands on the image itself, and nothing is served any more.
     Released,
     /// The kernel did not set the loop device on the image; it is served on, from memory.

@@ -21,7 +21,7 @@ use source::{HIDDEN, Source};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use url::Url;
-use values::{Amount, Expected, Mode, OnFailure};
+use values::{Amount, Expected, Mode, OnFailure, StreamStall};
 
 /// What the operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Settings {
     pub require_verified: bool,
     /// `rootbeam.mode=`.
     pub mode: Mode,
+    /// `rootbeam.stream.stall=`.
+    pub stream_stall: StreamStall,
     /// `rootbeam.overlay.size=`.
     pub overlay: Option<Amount>,
     /// `rootbeam.reserve=`, in bytes.
@@ -92,6 +94,7 @@ impl Default for Settings {
             manifest: None,
             require_verified: false,
             mode: Mode::Ram,
+            stream_stall: StreamStall::Wait,
             overlay: None,
             reserve: None,
             on_failure: None,
@@ -207,6 +210,7 @@ impl Settings {
                 _ => return Err(proof("require or default")),
             },
             "rootbeam.mode" => self.mode = Mode::parse(value()?).map_err(Fault::Value)?,
+            "rootbeam.stream.stall" => self.stream_stall = StreamStall::parse(value()?).map_err(Fault::Value)?,
             "rootbeam.overlay.size" => self.overlay = Some(Amount::parse(value()?).map_err(Fault::Value)?),
             "rootbeam.reserve" => self.reserve = Some(values::bytes(value()?).map_err(Fault::Value)?),
             "rootbeam.on-failure" => self.on_failure = Some(OnFailure::parse(value()?).map_err(Fault::Value)?),

@@ -18,7 +18,7 @@ const fn option(name: &'static str, value: &'static str, default: &'static str, 
 }
 
 /// The options, in the order of the README.
-pub const OPTIONS: [OptionInfo; 17] = [
+pub const OPTIONS: [OptionInfo; 18] = [
     option(
         "rootbeam.image",
         "URL[,URL…]",
@@ -47,6 +47,12 @@ pub const OPTIONS: [OptionInfo; 17] = [
         "ram|stream|auto",
         "ram",
         "Start the real init when the image is whole, or as soon as it can run",
+    ),
+    option(
+        "rootbeam.stream.stall",
+        "wait|eio:SECONDS|reboot:SECONDS",
+        "wait",
+        "While streaming, what becomes of a read whose bytes no server brings",
     ),
     option("rootbeam.overlay.size", "SIZE|N%", "half of what the image leaves", "Limit of the writable layer in RAM"),
     option("rootbeam.reserve", "SIZE", "16M", "RAM that must stay free beside image and overlay"),

@@ -149,6 +149,32 @@ pub fn mac_text(mac: [u8; 6]) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
+/// `rootbeam.stream.stall=`: what becomes of a read whose bytes no server brings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamStall {
+    /// It waits, however long that takes.
+    #[default]
+    Wait,
+    /// It fails with EIO after so many seconds.
+    Eio(u32),
+    /// The machine is restarted after so many seconds.
+    Reboot(u32),
+}
+
+impl StreamStall {
+    /// Reads `wait|eio:SECONDS|reboot:SECONDS`.
+    pub fn parse(text: &str) -> Result<Self, Expected> {
+        let expected = || Expected("wait, eio:SECONDS or reboot:SECONDS".to_owned());
+        let seconds = |text: &str| text.parse().ok().filter(|seconds| (1..=86_400 * 365).contains(seconds));
+        match text.split_once(':') {
+            None if text == "wait" => Ok(Self::Wait),
+            Some(("eio", time)) => seconds(time).map(Self::Eio).ok_or_else(expected),
+            Some(("reboot", time)) => seconds(time).map(Self::Reboot).ok_or_else(expected),
+            _ => Err(expected()),
+        }
+    }
+}
+
 /// `rootbeam.mode=`: when the real init is started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

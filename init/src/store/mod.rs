@@ -29,6 +29,7 @@ use std::io;
 use std::mem::{self, Discriminant};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
+pub use streaming::LONG;
 use streaming::{End, Streaming};
 use transfer::Transfer;
 
@@ -143,6 +144,9 @@ impl Worker {
     fn wait(&self) -> Result<(), Stop> {
         let deadline = self.engine.as_ref().and_then(Engine::deadline);
         let mut timeout = deadline.map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(self.now())));
+        if let Some(due) = self.streaming.as_ref().and_then(Streaming::due) {
+            timeout = timeout.min(due.saturating_duration_since(Instant::now()));
+        }
         if !self.outbox.is_empty() {
             timeout = timeout.min(OFFER);
         }
@@ -176,7 +180,10 @@ impl Worker {
                     self.take_in_all();
                 }
                 Received::Message(StoreOrder::Again, _) => self.handle(Event::Again),
-                Received::Message(StoreOrder::Serve, connection) => self.serve(connection).map_err(|_| Stop::Broken)?,
+                Received::Message(StoreOrder::Serve { eio_seconds }, connection) => {
+                    let eio = eio_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                    self.serve(connection, eio).map_err(|_| Stop::Broken)?;
+                }
                 Received::Message(StoreOrder::Device, device) => {
                     if let (Some(streaming), Some(device)) = (&mut self.streaming, device) {
                         streaming.take_device(device);
@@ -277,20 +284,22 @@ impl Worker {
     }
 
     /// Serves the image as a file; what is there already is told to it.
-    fn serve(&mut self, connection: Option<OwnedFd>) -> io::Result<()> {
+    fn serve(&mut self, connection: Option<OwnedFd>, eio: Option<Duration>) -> io::Result<()> {
         let image = self.engine.as_ref().and_then(Engine::transfer);
         let (Some(connection), Some(image)) = (connection, image) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let (size, chunk_size) = (image.size(), image.chunk_size());
-        let streaming = Streaming::start(connection, self.image.handle()?, size, chunk_size, |chunk| image.has(chunk))?;
+        let streaming =
+            Streaming::start(connection, self.image.handle()?, size, chunk_size, |chunk| image.has(chunk), eio)?;
         let streaming = self.streaming.insert(streaming);
         // The last chunk may have come between the news and the order.
         if self.image.is_sealed()? {
             streaming.sealed();
         }
+        let now = self.now();
         if let Some(engine) = &mut self.engine {
-            engine.stream();
+            engine.stream(now);
         }
         Ok(())
     }
@@ -303,8 +312,12 @@ impl Worker {
             self.opened = true;
             self.outbox.push_back(StoreNews::Opened { facts });
         }
-        let Some(streaming) = &self.streaming else { return };
+        let Some(streaming) = &mut self.streaming else { return };
         let (wanted, end) = (streaming.wanted(), streaming.end());
+        self.outbox.extend(streaming.patience(Instant::now()).map(|waits| match waits {
+            true => StoreNews::ReadWaits,
+            false => StoreNews::ReadGoesOn,
+        }));
         if !wanted.is_empty() {
             let now = self.now();
             if let Some(engine) = &mut self.engine {

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The file's inode; the directory's is 1.
 const FILE: INodeNo = INodeNo(2);
@@ -25,6 +25,9 @@ const FILE: INodeNo = INodeNo(2);
 const FOR_GOOD: Duration = Duration::from_secs(1 << 30);
 /// The most bytes that one read can ask for; the kernel's own limit is 1 MiB (FUSE_MAX_MAX_PAGES).
 const MOST: u64 = 1 << 20;
+
+/// So long a read waits before somebody is told.
+pub const LONG: Duration = Duration::from_secs(5);
 
 /// What became of the swap.
 #[derive(Debug)]
@@ -41,6 +44,10 @@ pub struct Streaming {
     shared: Arc<Shared>,
     device: Option<OwnedFd>,
     sealed: bool,
+    /// After that a read fails.
+    eio: Option<Duration>,
+    /// Whether it was told that something waits.
+    waits: bool,
 }
 
 #[derive(Debug)]
@@ -69,6 +76,7 @@ struct State {
 struct Waiting {
     offset: u64,
     length: u64,
+    since: Instant,
     reply: ReplyData,
 }
 
@@ -81,6 +89,7 @@ impl Streaming {
         size: u64,
         chunk_size: u64,
         have: impl Fn(u64) -> bool,
+        eio: Option<Duration>,
     ) -> io::Result<Self> {
         let pages = size.checked_next_multiple_of(4096).ok_or(io::ErrorKind::FileTooLarge)?;
         let chunks = size.div_ceil(chunk_size);
@@ -100,7 +109,7 @@ impl Streaming {
             ended.tell(End::Released);
         };
         std::thread::Builder::new().name("stream".to_owned()).spawn(serve)?;
-        Ok(Self { shared, device: None, sealed: false })
+        Ok(Self { shared, device: None, sealed: false, eio, waits: false })
     }
 
     /// Readable when there is something to take up.
@@ -124,6 +133,32 @@ impl Streaming {
     pub fn wanted(&self) -> VecDeque<u64> {
         self.shared.bell.hush();
         std::mem::take(&mut self.shared.lock().wanted)
+    }
+
+    /// When [`Self::patience`] has something to do.
+    pub fn due(&self) -> Option<Instant> {
+        let oldest = self.shared.lock().waiting.iter().map(|read| read.since).min()?;
+        let told = (!self.waits).then(|| oldest + LONG);
+        [told, self.eio.map(|eio| oldest + eio)].into_iter().flatten().min()
+    }
+
+    /// Lets reads fail that have waited too long, and says whether something waits for long, where that changed.
+    pub fn patience(&mut self, now: Instant) -> Option<bool> {
+        let mut state = self.shared.lock();
+        let late = |read: &Waiting, limit: Duration| now.saturating_duration_since(read.since) >= limit;
+        let waits = state.waiting.iter().any(|read| late(read, LONG));
+        let mut failed = Vec::new();
+        if let Some(eio) = self.eio {
+            (failed, state.waiting) = std::mem::take(&mut state.waiting).into_iter().partition(|read| late(read, eio));
+        }
+        // What has waited goes on when nothing waits at all, not when its turn was taken by another.
+        let changed = if self.waits { state.waiting.is_empty() } else { waits };
+        drop(state);
+        failed.into_iter().for_each(|read| read.reply.error(Errno::EIO));
+        changed.then(|| {
+            self.waits = !self.waits;
+            self.waits
+        })
     }
 
     /// What came of the swap, once.
@@ -200,7 +235,7 @@ impl Shared {
     fn read(&self, offset: u64, length: u64, reply: ReplyData) {
         let offset = offset.min(self.size);
         let length = length.min(MOST).min(self.size - offset);
-        let read = Waiting { offset, length, reply };
+        let read = Waiting { offset, length, since: Instant::now(), reply };
         let mut state = self.lock();
         if self.is_there(&state, &read) {
             drop(state);

@@ -11,6 +11,7 @@ use crate::messages::StoreOrder;
 use crate::network;
 use crate::receive::Received;
 use crate::root;
+use crate::settings::values::StreamStall;
 use crate::sys::channel::{self, Channel, Received as Packet};
 use crate::sys::tree::Root;
 use crate::sys::{fuse, mounts, worker};
@@ -47,7 +48,11 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
     let connection = std::fs::create_dir_all(SERVED).and_then(|()| fuse::mount(Path::new(SERVED))).map_err(|e| {
         Failure::new(Step::Mount, SERVED, e.to_string(), "use a kernel with fuse, or rootbeam.mode=ram")
     })?;
-    crew.order_store_with(&StoreOrder::Serve, connection.as_fd())?;
+    let eio_seconds = match machine.settings.stream_stall {
+        StreamStall::Eio(seconds) => Some(seconds),
+        StreamStall::Wait | StreamStall::Reboot(_) => None,
+    };
+    crew.order_store_with(&StoreOrder::Serve { eio_seconds }, connection.as_fd())?;
     // The store alone holds the connection: with it the served file ends.
     drop(connection);
 

@@ -18,6 +18,8 @@ pub struct Attendant {
     last: Option<(SourceIndex, FetchCause)>,
     again: Option<Instant>,
     tally: Tally,
+    /// Since when something waits to be read.
+    waits: Option<Instant>,
     /// Whether the loop device stands on the image itself.
     pub released: bool,
 }
@@ -32,6 +34,7 @@ impl Attendant {
             last: None,
             again: None,
             tally: Tally::default(),
+            waits: None,
             released: false,
         }
     }
@@ -39,6 +42,24 @@ impl Attendant {
     /// What came so far.
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Since when something waits to be read.
+    pub fn waits(&self) -> Option<Instant> {
+        self.waits
+    }
+
+    fn last_trouble(&self) -> String {
+        match &self.last {
+            Some((source, cause)) => {
+                format!(
+                    "the last trouble was with {}: {}",
+                    causes::named(&self.sources, *source),
+                    causes::fetch_text(cause)
+                )
+            }
+            None => "no server has failed so far".to_owned(),
+        }
     }
 
     /// Takes up one piece of news.
@@ -71,6 +92,17 @@ impl Attendant {
                 let failure = causes::store(&cause, &self.sources, &self.kernel);
                 log::error!("{failure} What is read meanwhile waits.");
                 self.again = Some(now + REST);
+            }
+            StoreNews::ReadWaits => {
+                self.waits = Some(now);
+                log::warn!(
+                    "image: something waits to be read that has not come yet, and goes on when a server brings it; {}",
+                    self.last_trouble()
+                );
+            }
+            StoreNews::ReadGoesOn => {
+                self.waits = None;
+                log::warn!("image: what waited to be read has come; it goes on");
             }
             StoreNews::Released => {
                 self.released = true;

@@ -7,8 +7,11 @@ use crate::contract::{fd, role};
 use crate::crew::Fetcher;
 use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
 use crate::settings::Settings;
+use crate::settings::values::StreamStall;
+use crate::store::LONG;
 use crate::sys::channel::{Channel, Received, wait};
 use crate::sys::inherited;
+use crate::sys::machine::Restart;
 use crate::sys::tree::Root;
 use crate::sys::worker::{Program, Worker};
 use serde::{Deserialize, Serialize};
@@ -31,6 +34,9 @@ pub struct Status {
     pub verified: u64,
     /// Bytes that came over the wire for it.
     pub fetched: u64,
+    /// Whether something has waited for seconds to be read.
+    #[serde(default)]
+    pub waits: bool,
 }
 
 /// What the keeper holds.
@@ -40,6 +46,8 @@ struct Keeper {
     fetcher: Fetcher,
     folder: Root,
     attendant: Attendant,
+    /// How long something may wait to be read, and what then restarts the machine.
+    reboot: Option<(Duration, Restart)>,
     written: Option<(Instant, Status)>,
 }
 
@@ -63,6 +71,12 @@ impl Keeper {
             net: Channel::from_fd(inherited::take(fd::NET_CHANNEL)?),
             fetcher: Fetcher::new(running, inherited::take(fd::RING)?, program),
             folder: Root::from_fd(inherited::take(fd::FOLDER)?),
+            reboot: match settings.stream_stall {
+                StreamStall::Reboot(seconds) => {
+                    Some((Duration::from_secs(seconds.into()), Restart::from_fd(inherited::take(fd::RESTART)?)))
+                }
+                StreamStall::Wait | StreamStall::Eio(_) => None,
+            },
             attendant: Attendant::new(settings.image, kernel),
             written: None,
         })
@@ -98,6 +112,12 @@ impl Keeper {
         while let Received::Message(..) = self.net.receive()? {}
         self.fetcher.tend(&self.store)?;
         let now = Instant::now();
+        if let (Some((limit, restart)), Some(since)) = (&self.reboot, self.attendant.waits())
+            && now.saturating_duration_since(since) + LONG >= *limit
+        {
+            log::error!("image: what is to be read does not come: the machine restarts");
+            restart.now()?;
+        }
         if let Some(order) = self.attendant.order(now) {
             let _ = self.store.send(&order);
         }
@@ -114,7 +134,8 @@ impl Keeper {
     /// Writes the status where it changed.
     fn tell(&mut self, now: Instant) {
         let Tally { total, verified, fetched, .. } = self.attendant.tally();
-        let status = Status { complete: self.attendant.released, total, verified, fetched };
+        let waits = self.attendant.waits().is_some();
+        let status = Status { complete: self.attendant.released, total, verified, fetched, waits };
         if self.written.as_ref().is_some_and(|(_, told)| *told == status) {
             return;
         }

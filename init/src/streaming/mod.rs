@@ -3,6 +3,7 @@
 pub mod assembly;
 pub mod attendant;
 pub mod keeper;
+pub mod status;
 
 use crate::contract::role;
 use crate::failure::{Failure, Step};
@@ -12,17 +13,20 @@ use crate::messages::{ImageFacts, Trust};
 use crate::modules::Modules;
 use crate::settings::Settings;
 use crate::settings::values::Mode;
+use crate::sys::machine::Restart;
 use crate::sys::sandbox;
 use crate::sys::worker::Program;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 /// The workers' folder while they outlive the hand-over; the keeper's own, who removes what is in it.
 pub const FOLDER: &str = "/run/rootbeam/stream";
 /// The program that the workers run from, in the folder.
 pub const PROGRAM: &str = "rootbeam";
+/// Where the booted system's tools look for how far it is: a link into the folder.
+const LINK: &str = "/run/rootbeam/stream.json";
 /// How far it is, in the folder.
 pub const STATUS: &str = "status.json";
 
@@ -38,6 +42,7 @@ pub fn program(settings: &Settings) -> Result<Program, Failure> {
         let copy = folder.join(PROGRAM);
         fs::copy("/proc/self/exe", &copy)?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o555))?;
+        symlink(Path::new("stream").join(STATUS), LINK)?;
         chown(folder, Some(sandbox::KEEPER), Some(sandbox::KEEPER))?;
         File::open(&copy)
     };
@@ -52,8 +57,17 @@ pub fn folder() -> Result<File, Failure> {
         .map_err(|e| Failure::new(Step::Worker, FOLDER, e.to_string(), "report this as a bug, with the log"))
 }
 
+/// What restarts the machine, for the keeper.
+pub fn restart() -> Result<Restart, Failure> {
+    Restart::open().map_err(|e| {
+        let remedy = "use a kernel with the magic SysRq key, or another rootbeam.stream.stall=";
+        Failure::new(Step::Worker, "/proc/sysrq-trigger", e.to_string(), remedy)
+    })
+}
+
 /// Removes what [`program`] made, where nothing is streamed after all.
 pub fn clear() {
+    let _ = fs::remove_file(LINK);
     let _ = fs::remove_dir_all(FOLDER);
 }
 

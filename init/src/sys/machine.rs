@@ -53,6 +53,34 @@ pub fn set_umask(mask: u32) {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
 }
 
+/// What restarts the machine without any privilege, once it is open: the kernel checks who opens its trigger, not who
+/// writes (Documentation/admin-guide/sysrq.rst).
+#[derive(Debug)]
+pub struct Restart(std::os::fd::OwnedFd);
+
+impl Restart {
+    /// Opens it, which root may.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self(std::fs::OpenOptions::new().write(true).open("/proc/sysrq-trigger")?.into()))
+    }
+
+    /// One that is open.
+    pub fn from_fd(trigger: std::os::fd::OwnedFd) -> Self {
+        Self(trigger)
+    }
+
+    /// Restarts the machine at once, without unmounting anything: its disks are memory.
+    pub fn now(&self) -> io::Result<()> {
+        rustix::io::write(&self.0, b"b").map(drop).map_err(Into::into)
+    }
+}
+
+impl std::os::fd::AsFd for Restart {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// How a machine ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

@@ -131,6 +131,8 @@ impl Bed {
                         StoreNews::Absent
                         | StoreNews::Failed(_)
                         | StoreNews::Opened { .. }
+                        | StoreNews::ReadWaits
+                        | StoreNews::ReadGoesOn
                         | StoreNews::Released
                         | StoreNews::NotReleased { .. } => {}
                     }

@@ -11,10 +11,14 @@ use std::collections::VecDeque;
 
 /// Lanes that are kept for readers.
 const KEPT: usize = 2;
-/// How many chunks are asked for with a single one that is waited for, at the least and at the most: twice as many each
-/// time that the reader goes on where it was expected to.
-const AHEAD_LEAST: u64 = 1;
+/// How many chunks are asked for with one that is waited for, once the reader goes on where it was expected to and at the
+/// most: twice as many each time.
+const AHEAD_LEAST: u64 = 2;
 const AHEAD_MOST: u64 = 32;
+/// For so long after a reader has got what it waited for nothing else is asked for: it will go on reading.
+const GRACE: Millis = 20;
+/// What a request of the background is meant to take while readers read, so that it is soon out of their way.
+const BESIDE: Millis = 250;
 /// A job that brings a chunk within this time is not overtaken.
 const SOON: Millis = 100;
 /// A job so young has not shown yet how fast it is.
@@ -32,6 +36,8 @@ pub(super) struct Demand {
     waiting: VecDeque<u64>,
     /// Where a reader that goes on in order would go on, and how many chunks are asked for then.
     expected: Span,
+    /// When something was last waited for.
+    last: Option<Millis>,
 }
 
 impl Demand {
@@ -40,9 +46,28 @@ impl Demand {
         if self.streaming { KEPT } else { 0 }
     }
 
-    /// Whether something is waited for: then nothing else is asked for.
-    pub(super) fn comes_first(&self, transfer: &Transfer) -> bool {
-        self.waiting.iter().any(|chunk| !transfer.has(*chunk))
+    /// Until when nothing else is asked for, since somebody waits or has just done so.
+    pub(super) fn rests_until(&self) -> Millis {
+        self.last.map_or(0, |last| last.saturating_add(GRACE))
+    }
+
+    /// What a request of the background is meant to take, where otherwise it were `usual`: the more the longer nobody
+    /// has waited.
+    pub(super) fn pace(&self, usual: Millis, now: Millis) -> Millis {
+        match self.last {
+            Some(last) => (now.saturating_sub(last) / 2).clamp(BESIDE, usual),
+            None if self.streaming => BESIDE,
+            None => usual,
+        }
+    }
+
+    /// Forgets what is there now.
+    fn look(&mut self, transfer: &Transfer, now: Millis) {
+        let before = self.waiting.len();
+        self.waiting.retain(|chunk| !transfer.has(*chunk));
+        if before > 0 {
+            self.last = Some(now);
+        }
     }
 
     fn add(&mut self, chunk: u64) {
@@ -51,26 +76,41 @@ impl Demand {
         }
         let width = self.expected.end.saturating_sub(self.expected.start);
         // The first chunks behind the last asked ones were asked for as well, so the reader comes to ask beyond them.
-        let goes_on = chunk >= self.expected.start && chunk <= self.expected.end;
-        let ahead = if goes_on { (width * 2).clamp(AHEAD_LEAST, AHEAD_MOST) } else { AHEAD_LEAST };
+        let goes_on = chunk >= self.expected.start && chunk <= self.expected.end && self.last.is_some();
+        let ahead = if goes_on { (width * 2).clamp(AHEAD_LEAST, AHEAD_MOST) } else { 0 };
         self.expected = chunk + 1..chunk + 1 + ahead;
     }
 }
 
 impl Engine {
-    /// The image is served: from now on some lanes are kept for readers.
-    pub fn stream(&mut self) {
+    /// The image is served: from now on some lanes are kept for readers, and what runs already, which was asked for in
+    /// one piece, is cut to what it brings soon.
+    pub fn stream(&mut self, now: Millis) {
         self.demand.streaming = true;
+        let size = self.transfer().map_or(1, |image| image.chunk_size().max(1));
+        for job in self.jobs.live_mut().filter(|job| !job.whole) {
+            let soon = (job.rate(now).saturating_mul(BESIDE) / 1000 / size).max(AHEAD_LEAST);
+            job.claim.end = job.claim.end.min(job.claim.start.saturating_add(soon));
+        }
     }
 
     /// Readers wait for these chunks.
     pub fn demand(&mut self, chunks: impl IntoIterator<Item = u64>, now: Millis) {
         let Phase::Image { image, .. } = &self.phase else { return };
-        self.demand.waiting.retain(|chunk| !image.has(*chunk));
         let missing: Vec<u64> = chunks.into_iter().filter(|chunk| !image.has(*chunk)).collect();
-        missing.into_iter().for_each(|chunk| self.demand.add(chunk));
+        for chunk in missing {
+            self.demand.add(chunk);
+            self.demand.last = Some(now);
+        }
         self.now = now;
         self.pump(now);
+    }
+
+    /// Takes note of what came for readers.
+    pub(super) fn look_after_readers(&mut self, now: Millis) {
+        if let Phase::Image { image, .. } = &self.phase {
+            self.demand.look(image, now);
+        }
     }
 
     /// The next chunk that is waited for and that nobody brings soon.
@@ -88,7 +128,7 @@ impl Engine {
         // What lies ahead comes along, up to what is there or comes from another.
         let others: Vec<Span> =
             self.jobs.live().filter(|job| !job.claim.contains(&chunk)).map(|j| j.claim.clone()).collect();
-        let ahead = self.demand.expected.end.saturating_sub(self.demand.expected.start).max(AHEAD_LEAST);
+        let ahead = self.demand.expected.end.saturating_sub(self.demand.expected.start);
         let span = transfer.gap(chunk, ahead + 1, &others).filter(|span| span.start == chunk)?;
         Some(match after.first() {
             Some(job) => Move::TakeOver(source, job.number, span),
@@ -130,14 +170,14 @@ mod tests {
 
     #[test]
     fn a_reader_that_goes_on_in_order_gets_more_ahead_and_one_that_jumps_does_not() {
-        let mut demand = Demand::default();
+        let mut demand = Demand { last: Some(0), ..Demand::default() };
         demand.add(100);
-        assert_eq!(width(&demand), AHEAD_LEAST);
-        for (chunk, ahead) in [(102, 2), (105, 4), (110, 8), (119, 16), (136, 32), (169, 32)] {
+        assert_eq!(width(&demand), 0);
+        for (chunk, ahead) in [(101, 2), (104, 4), (109, 8), (118, 16), (135, 32), (168, 32)] {
             demand.add(chunk);
             assert_eq!(width(&demand), ahead, "{chunk}");
         }
         demand.add(5);
-        assert_eq!(width(&demand), AHEAD_LEAST);
+        assert_eq!(width(&demand), 0);
     }
 }

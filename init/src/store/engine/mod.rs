@@ -9,6 +9,8 @@
 mod demand;
 mod discovery;
 mod jobs;
+#[cfg(test)]
+mod readers;
 mod request;
 mod schedule;
 #[cfg(test)]

@@ -92,6 +92,7 @@ impl Engine {
             return;
         }
         self.climb(now);
+        self.look_after_readers(now);
         for _ in 0..LANES {
             let (Some(lane), Some(next)) = (self.jobs.free_lane(), self.next_move(now)) else { break };
             if !self.is_linked() {
@@ -107,7 +108,8 @@ impl Engine {
         }
         let later = self.sources.live().map(|(_, source)| source.readiness().0).filter(|ready| *ready > now).min();
         let tick = self.jobs.live().next().map(|_| now + TICK);
-        self.wake = [later, tick].into_iter().flatten().min();
+        let rested = Some(self.demand.rests_until()).filter(|until| *until > now);
+        self.wake = [later, tick, rested].into_iter().flatten().min();
         if self.jobs.live().next().is_none() && self.wake.is_some() {
             // The worker is there when the pause is over.
             self.is_linked();
@@ -151,7 +153,7 @@ impl Engine {
         if let Some(urgent) = self.urgent(transfer, now) {
             return Some(urgent);
         }
-        if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1) || self.demand.comes_first(transfer) {
+        if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1) || self.demand.rests_until() > now {
             return None;
         }
         let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
@@ -177,7 +179,8 @@ impl Engine {
         let source = self.sources.get(index)?;
         let alone = self.sources.live().count() == 1;
         let first = if alone { SPAN_FIRST } else { SPAN_LEAST };
-        let aim = source.rate.map_or(first, |rate| rate.saturating_mul(SPAN_TIME) / 1000);
+        let time = self.demand.pace(SPAN_TIME, self.now);
+        let aim = source.rate.map_or(first, |rate| rate.saturating_mul(time) / 1000);
         let aim = if source.struck { SPAN_LEAST } else { aim.clamp(SPAN_LEAST, SPAN_MOST) };
         // The less is left, the smaller the requests, so that all end together.
         let share = transfer.size().saturating_sub(transfer.verified()) / (2 * connections.max(1) as u64);

@@ -8,21 +8,21 @@ use crate::manifest::{FORMAT, LIST_BLOCK};
 use crate::messages::{FetchCause, Head, Range};
 use std::collections::BTreeMap;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 const STEP: Millis = 10;
 
 /// A server.
 #[derive(Clone, Copy)]
-struct Server {
+pub(super) struct Server {
     /// Bytes a second of each connection.
     per_connection: u64,
     /// Bytes a second of all of them.
     together: u64,
-    temper: Temper,
+    pub temper: Temper,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Temper {
+pub(super) enum Temper {
     Good,
     /// Every chunk is wrong.
     Corrupt,
@@ -38,9 +38,14 @@ enum Temper {
     Breaks(u64),
 }
 
-fn server(megabytes: u64) -> Server {
+pub(super) fn server(megabytes: u64) -> Server {
     let rate = megabytes * 1_000_000;
     Server { per_connection: rate, together: rate, temper: Temper::Good }
+}
+
+/// A server of so many bytes a second in all and a connection.
+pub(super) fn throttled(per_connection: u64, together: u64) -> Server {
+    Server { per_connection, together, temper: Temper::Good }
 }
 
 /// What a running request has brought.
@@ -54,8 +59,8 @@ struct Body {
     headed: bool,
 }
 
-struct World {
-    engine: Engine,
+pub(super) struct World {
+    pub engine: Engine,
     servers: Vec<Server>,
     size: u64,
     now: Millis,
@@ -67,7 +72,7 @@ struct World {
 }
 
 impl World {
-    fn new(size: u64, servers: &[Server]) -> Self {
+    pub fn new(size: u64, servers: &[Server]) -> Self {
         let urls: Vec<String> = (0..servers.len()).map(|at| format!("http://{at}/web.img")).collect();
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
         let mut engine = Engine::new(Wanted { stall_seconds: 10, ..wanted(&urls) }, size | 7);
@@ -98,16 +103,31 @@ impl World {
     }
 
     /// Runs until all is there, and says when that was.
-    fn run(&mut self, limit: Millis) -> Millis {
+    pub fn run(&mut self, limit: Millis) -> Millis {
         while self.now < limit {
             if self.act() {
                 return self.now;
             }
-            self.now += STEP;
-            self.deliver();
-            self.engine.handle(Event::Timer, self.now);
+            self.step();
         }
         panic!("not there after {limit} ms: {:?}", self.engine.tally);
+    }
+
+    /// Runs until `done`, or until the limit, or until all is there.
+    pub fn run_until(&mut self, limit: Millis, done: impl Fn(&Engine) -> bool) {
+        while !self.act() && self.now < limit && !done(&self.engine) {
+            self.step();
+        }
+    }
+
+    pub fn now(&self) -> Millis {
+        self.now
+    }
+
+    fn step(&mut self) {
+        self.now += STEP;
+        self.deliver();
+        self.engine.handle(Event::Timer, self.now);
     }
 
     /// Carries the engine's orders out; true at the end.
@@ -218,7 +238,7 @@ impl World {
     }
 
     /// Bytes in vain, in thousandths of the image.
-    fn waste(&self) -> u64 {
+    pub fn waste(&self) -> u64 {
         (self.fetched - self.size) * 1000 / self.size
     }
 

@@ -175,7 +175,13 @@ fn words(actions: &[Action]) -> String {
         Action::News(StoreNews::Source { .. }) => "tell of the source".to_owned(),
         Action::News(StoreNews::Done { .. }) => "DONE".to_owned(),
         Action::News(StoreNews::Time { .. }) => "tell the time".to_owned(),
-        Action::News(StoreNews::Opened { .. } | StoreNews::Released | StoreNews::NotReleased { .. }) => {
+        Action::News(
+            StoreNews::Opened { .. }
+            | StoreNews::ReadWaits
+            | StoreNews::ReadGoesOn
+            | StoreNews::Released
+            | StoreNews::NotReleased { .. },
+        ) => {
             unreachable!("these are the worker's own")
         }
         Action::News(StoreNews::Warning(_)) => "warn".to_owned(),

@@ -6,6 +6,7 @@ mod emulated;
 mod memory;
 mod row;
 mod runs;
+mod stream;
 mod wires;
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,7 @@ const RUNS: usize = 5;
 /// A benchmark: its name, and what measures its rows with so many runs a side.
 type Benchmark = (&'static str, fn(usize) -> Result<Vec<Row>>);
 
-const ALL: [Benchmark; 14] = [
+const ALL: [Benchmark; 17] = [
     ("size", |_| emulated::size()),
     ("init", emulated::init),
     ("ram-100", |runs| emulated::ram("ram-100", 100, runs)),
@@ -30,6 +31,9 @@ const ALL: [Benchmark; 14] = [
     ("sha256sum", wires::then_sha256sum),
     ("sources", crowd::sources),
     ("rack", crowd::rack),
+    ("stream-100", |runs| stream::start("stream-100", 100, runs)),
+    ("stream-1000", |runs| stream::start("stream-1000", 1000, runs)),
+    ("stream-whole", stream::whole),
     ("memory-after", memory::after),
     ("memory-peak", memory::peak),
     ("smallest", |_| memory::smallest()),

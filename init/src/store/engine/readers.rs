@@ -1,0 +1,70 @@
+//! Readers beside the background, in a simulated time: what is waited for comes first, and nothing comes twice for it.
+
+use super::simulation::{MIB, Server, Temper, World, server, throttled};
+use super::*;
+
+/// Chunks all over an image of `size` bytes, in no order.
+fn scattered(size: u64, count: u64) -> Vec<u64> {
+    let chunks = size / u64::from(CHUNK_SIZE);
+    (1..=count).map(|n| n * 7919 % chunks).collect()
+}
+
+/// A reader that asks for one chunk after another, each when the one before is there; the longest and the mean wait.
+fn read(world: &mut World, chunks: &[u64]) -> (Millis, Millis) {
+    let mut waits = Vec::new();
+    for chunk in chunks {
+        let begun = world.now();
+        world.engine.demand([*chunk], begun);
+        world.run_until(begun + 60_000, |engine| engine.transfer().is_none_or(|image| image.has(*chunk)));
+        waits.push(world.now() - begun);
+    }
+    (waits.iter().copied().max().unwrap_or(0), waits.iter().sum::<Millis>() / waits.len() as Millis)
+}
+
+/// A world in which the image is being served.
+fn served(size: u64, servers: &[Server]) -> World {
+    let mut world = World::new(size, servers);
+    world.run_until(60_000, |engine| engine.servable().is_some());
+    let now = world.now();
+    world.engine.stream(now);
+    world
+}
+
+#[test]
+fn a_chunk_that_is_waited_for_takes_not_much_longer_than_alone_on_the_wire() {
+    // 10, 100 and 1000 Mbit/s; alone a chunk takes 52, 5 and 0.5 ms, and a step of the simulation 10.
+    for (kilobytes, most, mean) in [(1_250, 180, 130), (12_500, 40, 25), (125_000, 30, 20)] {
+        let mut world = served(400 * MIB, &[throttled(kilobytes * 1000, kilobytes * 1000)]);
+        let (longest, usual) = read(&mut world, &scattered(400 * MIB, 40));
+        assert!(longest <= most && usual <= mean, "{kilobytes} KB/s: {longest} ms, {usual} ms usually");
+    }
+}
+
+#[test]
+fn reading_in_order_is_fed_from_ahead() {
+    // 4 MiB in order, far from where the background is, by a wire that brings them in 3.4 s when it brings nothing else.
+    let mut world = served(400 * MIB, &[throttled(1_250_000, 1_250_000)]);
+    let begun = world.now();
+    read(&mut world, &(3000..3064).collect::<Vec<_>>());
+    let took = world.now() - begun;
+    assert!(took < 3400 * 14 / 10, "{took}");
+}
+
+#[test]
+fn a_reader_costs_the_whole_little() {
+    let mut world = served(100 * MIB, &[server(10)]);
+    read(&mut world, &scattered(100 * MIB, 100));
+    let took = world.run(60_000);
+    assert!(took < 11 * 1000 * 115 / 100, "{took}");
+    assert!(world.waste() <= 50, "{}", world.waste());
+}
+
+#[test]
+fn a_reader_goes_round_a_source_that_is_slow_or_dead() {
+    let mut dead = server(10);
+    dead.temper = Temper::Dead;
+    let mut world = served(100 * MIB, &[throttled(50_000, 50_000), dead, server(10)]);
+    world.run_until(3_000, |_| false);
+    let (longest, _) = read(&mut world, &scattered(100 * MIB, 20));
+    assert!(longest <= 400, "{longest}");
+}
