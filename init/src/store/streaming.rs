@@ -65,6 +65,8 @@ struct State {
     /// A bit a chunk.
     have: Vec<u64>,
     waiting: Vec<Waiting>,
+    /// Since when something waits and nothing comes.
+    stalled: Option<Instant>,
     /// Chunks that reads wait for and the engine has not heard of.
     wanted: VecDeque<u64>,
     /// What came of the swap, until it was told.
@@ -93,7 +95,8 @@ impl Streaming {
     ) -> io::Result<Self> {
         let pages = size.checked_next_multiple_of(4096).ok_or(io::ErrorKind::FileTooLarge)?;
         let chunks = size.div_ceil(chunk_size);
-        let mut state = State { have: Vec::new(), waiting: Vec::new(), wanted: VecDeque::new(), end: None };
+        let mut state =
+            State { have: Vec::new(), waiting: Vec::new(), stalled: None, wanted: VecDeque::new(), end: None };
         state.have.resize(usize::try_from(chunks.div_ceil(64)).map_err(io::Error::other)?, 0);
         (0..chunks).filter(|chunk| have(*chunk)).for_each(|chunk| state.add(chunk));
         let shared = Shared { image, size: pages, chunk_size, bell: Bell::new()?, state: Mutex::new(state) };
@@ -124,6 +127,7 @@ impl Streaming {
         let (ready, waiting) =
             std::mem::take(&mut state.waiting).into_iter().partition(|read| self.shared.is_there(&state, read));
         state.waiting = waiting;
+        state.stalled = (!state.waiting.is_empty()).then(Instant::now);
         drop(state);
         let ready: Vec<Waiting> = ready;
         ready.into_iter().for_each(|read| self.shared.answer(read));
@@ -137,20 +141,21 @@ impl Streaming {
 
     /// When [`Self::patience`] has something to do.
     pub fn due(&self) -> Option<Instant> {
-        let oldest = self.shared.lock().waiting.iter().map(|read| read.since).min()?;
+        let state = self.shared.lock();
+        let oldest = state.waiting.iter().map(|read| read.since).min()?;
         let told = (!self.waits).then(|| oldest + LONG);
-        [told, self.eio.map(|eio| oldest + eio)].into_iter().flatten().min()
+        [told, self.eio.zip(state.stalled).map(|(eio, since)| since + eio)].into_iter().flatten().min()
     }
 
-    /// Lets reads fail that have waited too long, and says whether something waits for long, where that changed.
+    /// Lets reads fail where nothing has come for too long, and says whether something waits for long, where that
+    /// changed.
     pub fn patience(&mut self, now: Instant) -> Option<bool> {
         let mut state = self.shared.lock();
-        let late = |read: &Waiting, limit: Duration| now.saturating_duration_since(read.since) >= limit;
-        let waits = state.waiting.iter().any(|read| late(read, LONG));
-        let mut failed = Vec::new();
-        if let Some(eio) = self.eio {
-            (failed, state.waiting) = std::mem::take(&mut state.waiting).into_iter().partition(|read| late(read, eio));
-        }
+        let late = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
+        let waits = state.waiting.iter().any(|read| late(read.since, LONG));
+        // The kernel reads ahead, a page a request, and one after another: only the first of them may take the time.
+        let over = self.eio.zip(state.stalled).is_some_and(|(eio, since)| late(since, eio));
+        let failed = if over { std::mem::take(&mut state.waiting) } else { Vec::new() };
         // What has waited goes on when nothing waits at all, not when its turn was taken by another.
         let changed = if self.waits { state.waiting.is_empty() } else { waits };
         drop(state);
@@ -243,6 +248,7 @@ impl Shared {
         }
         let missing: Vec<u64> = self.chunks(&read).filter(|chunk| !state.has(*chunk)).collect();
         state.wanted.extend(missing);
+        state.stalled.get_or_insert(read.since);
         state.waiting.push(read);
         drop(state);
         self.bell.ring();

@@ -1,6 +1,8 @@
 //! Streaming: the real init runs before the image is whole, every byte that it reads is right, and when the image is
 //! whole the machine needs neither server nor workers.
 
+mod trouble;
+
 use super::boots::{assert_clean, report};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
@@ -21,11 +23,13 @@ use tempfile::TempDir;
 
 pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
-    vec![
+    let mut claims = vec![
         claim("streaming: the real init runs before the image is whole, and then needs nobody", streams),
         claim("streaming: workers beside the booted system have no privilege", workers_have_no_privilege),
         claim("streaming: an image without a manifest is loaded first, and the log says why", without_manifest),
-    ]
+    ];
+    claims.extend(trouble::claims());
+    claims
 }
 
 /// Where the image is on the server.
@@ -42,24 +46,30 @@ struct Scene {
     image: Vec<u8>,
     network: Network,
     http: HttpServer,
+    words: &'static str,
     _folder: TempDir,
 }
 
 impl Scene {
     fn new() -> Result<Self> {
+        Self::with("")
+    }
+
+    /// The same with more words on the command line.
+    fn with(words: &'static str) -> Result<Self> {
         let file = images::probe_with_noise(NOISE)?;
         let folder = images::published(&file, PATH.trim_start_matches('/'))?;
         let network = Network::new()?;
         let http = network.http(Site::new().folder(folder.path())?)?;
         let http = http.faults([Rule::of(PATH, When::Always, Fault::Rate(RATE))]);
-        Ok(Self { image: std::fs::read(file)?, network, http, _folder: folder })
+        Ok(Self { image: std::fs::read(file)?, network, http, words, _folder: folder })
     }
 
     fn machine(&self) -> Result<Boot<'_>> {
         let archive = archives::for_namespaces()?;
         let words =
             format!("rootbeam.image={} rootbeam.mode=stream rootbeam.on-failure=poweroff", self.network.url(PATH));
-        Ok(Boot::new(&archive).nic(Nic::on(&self.network)).limit(SOON).cmdline(&words))
+        Ok(Boot::new(&archive).nic(Nic::on(&self.network)).limit(SOON).cmdline(&words).cmdline(self.words))
     }
 
     /// A machine that has come to its real init.

@@ -1,0 +1,175 @@
+//! Servers and workers that come and go while the system runs.
+
+use super::{PATH, SOON, Scene, completion, identical, status};
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Trial;
+use rootbeam_init::contract::role;
+use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::command::run;
+use rootbeam_qemu_tests::netns::{self, Guest, worker};
+use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
+use rustix::process::{Signal, kill_process};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+pub fn claims() -> Vec<Trial> {
+    let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
+    vec![
+        claim("streaming: a server that goes away is waited for, told of once, and gone on with", server_away),
+        claim("streaming: with stall=eio a read fails in time, and the image is completed all the same", eio),
+        claim("streaming: fetch workers that are killed while the system runs lose nothing", fetchers_killed),
+        claim("streaming: a hundred reads in flight at the swap get the image's bytes", reads_at_the_swap),
+        claim("streaming: rootbeam status tells how far the image is, and waits for the end", status_command),
+    ]
+}
+
+/// What a machine did that streamed: its console, once it is off.
+fn end(guest: Guest, probe: Probe, checked: Result<()>) -> Result<String> {
+    checked.with_context(|| guest.console().last_lines())?;
+    probe.power_off()?;
+    Ok(guest.finish(None)?.console)
+}
+
+fn device(probe: &mut Probe) -> Result<String> {
+    let world = probe.world(SOON)?;
+    Ok(world.mount("/run/rootbeam/lower/0").context("no lower")?.source.clone())
+}
+
+fn server_away() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let checked = (|| -> Result<()> {
+        let device = device(&mut probe)?;
+        scene.http.stop();
+        let bytes = &scene.image;
+        std::thread::scope(|scope| -> Result<()> {
+            let reading = scope.spawn(|| identical(&mut probe, &device, bytes));
+            guest.console().wait_for("something waits to be read that has not come yet", SOON)?;
+            ensure!(!reading.is_finished(), "the image was read without a server");
+            scene.http.resume(scene.network.listen(80)?)?;
+            reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?
+        })?;
+        completion(&mut probe).map(drop)
+    })();
+    let console = end(guest, probe, checked)?;
+    equal(&console.matches("something waits to be read").count(), &1)?;
+    equal(&console.matches("what waited to be read has come").count(), &1)
+}
+
+fn eio() -> Result<()> {
+    let mut scene = Scene::with("rootbeam.stream.stall=eio:2")?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let checked = (|| -> Result<()> {
+        let device = device(&mut probe)?;
+        scene.http.stop();
+        let begun = Instant::now();
+        match probe.ask(&Request::Digest(device.clone()), SOON)? {
+            Answer::Error(error) => ensure!(error.contains("os error 5"), "{error}"),
+            other => bail!("{other:?}"),
+        }
+        ensure!(begun.elapsed() >= Duration::from_secs(2), "it failed before its time");
+        scene.http.resume(scene.network.listen(80)?)?;
+        completion(&mut probe)?;
+        identical(&mut probe, &device, &scene.image)
+    })();
+    end(guest, probe, checked).map(drop)
+}
+
+/// The fetch worker, whoever has started it.
+fn fetcher(init: u32) -> Result<Option<rustix::process::Pid>> {
+    if let Some(own) = worker(init, role::FETCH)? {
+        return Ok(Some(own));
+    }
+    match worker(init, role::KEEPER)? {
+        Some(keeper) => worker(keeper.as_raw_nonzero().get().try_into()?, role::FETCH),
+        None => Ok(None),
+    }
+}
+
+fn fetchers_killed() -> Result<()> {
+    let scene = Scene::new()?;
+    let size = scene.image.len() as u64;
+    let (guest, mut probe, _) = scene.boot()?;
+    let init = guest.pid()?;
+    let checked = (|| -> Result<()> {
+        let mut killed = 0;
+        while killed < 5 && scene.http.sent(PATH) < size * 9 / 10 {
+            std::thread::sleep(Duration::from_millis(fastrand::u64(100..400)));
+            if let Some(fetcher) = fetcher(init)? {
+                killed += u32::from(kill_process(fetcher, Signal::KILL).is_ok());
+            }
+        }
+        ensure!(killed >= 2, "the image came too fast");
+        let device = device(&mut probe)?;
+        identical(&mut probe, &device, &scene.image)?;
+        completion(&mut probe).map(drop)
+    })();
+    end(guest, probe, checked).map(drop)
+}
+
+fn reads_at_the_swap() -> Result<()> {
+    let scene = Scene::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let checked = (|| -> Result<()> {
+        let device = device(&mut probe)?;
+        // The loop devices are the host's: its own page cache, so pages are dropped before each read.
+        let disk = File::open(&device)?;
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let (disk, image, done) = (&disk, &scene.image, &done);
+        std::thread::scope(|scope| -> Result<()> {
+            let readers: Vec<_> =
+                (0..100).map(|seed| scope.spawn(move || read_at_random(disk, image, seed, done))).collect();
+            let complete = completion(&mut probe);
+            std::thread::sleep(Duration::from_millis(200));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let mut reads = 0;
+            for reader in readers {
+                reads += reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
+            }
+            ensure!(reads > 1000, "only {reads} reads");
+            complete.map(drop)
+        })
+    })();
+    end(guest, probe, checked).map(drop)
+}
+
+fn read_at_random(disk: &File, image: &[u8], seed: u64, done: &std::sync::atomic::AtomicBool) -> Result<u64> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut reads = 0;
+    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        let offset = random.usize(..image.len() - 8192);
+        let mut bytes = [0; 8192];
+        rustix::fs::fadvise(disk, offset as u64, std::num::NonZeroU64::new(8192), rustix::fs::Advice::DontNeed)?;
+        disk.read_exact_at(&mut bytes, offset as u64)?;
+        ensure!(bytes == image[offset..offset + 8192], "wrong bytes at {offset}");
+        reads += 1;
+    }
+    Ok(reads)
+}
+
+fn status_command() -> Result<()> {
+    let scene = Scene::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let init = guest.pid()?.to_string();
+    let rootbeam = |words: &[&str]| {
+        let mut command = Command::new("nsenter");
+        let program = "/run/rootbeam/stream/rootbeam";
+        command.args(["--target", &init, "--mount", "--root", "--wdns=/", program]).args(words);
+        command
+    };
+    let checked = (|| -> Result<()> {
+        let said = rootbeam(&["status"]).output()?;
+        let text = String::from_utf8(said.stdout)?;
+        ensure!(text.contains("are in memory; the rest is being fetched."), "{text}");
+        equal(&said.status.code(), &Some(1))?;
+        let said = run(&mut rootbeam(&["status", "--wait"]))?;
+        ensure!(said.contains("The image is whole in memory"), "{said}");
+        equal(&status(&mut probe)?.complete, &true)?;
+        let link = probe.ask(&Request::Text("/run/rootbeam/stream.json".to_owned()), SOON)?;
+        ensure!(matches!(&link, Answer::Text(text) if text.contains("\"complete\":true")), "{link:?}");
+        Ok(())
+    })();
+    end(guest, probe, checked).map(drop)
+}
