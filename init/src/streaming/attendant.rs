@@ -1,7 +1,7 @@
 //! What is done with the news of a store that streams: by PID 1 until the hand-over, then by the keeper.
 
 use crate::causes;
-use crate::messages::{FetchCause, SourceIndex, StoreNews, StoreOrder, Tally};
+use crate::messages::{FetchCause, SourceIndex, StoreCause, StoreNews, StoreOrder, Tally};
 use crate::progress::Progress;
 use crate::settings::source::Source;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ pub struct Attendant {
     kernel: String,
     progress: Progress,
     last: Option<(SourceIndex, FetchCause)>,
+    failed: Option<StoreCause>,
     again: Option<Instant>,
     tally: Tally,
     /// Since when something waits to be read.
@@ -32,6 +33,7 @@ impl Attendant {
             kernel,
             progress: Progress::new(Instant::now()),
             last: None,
+            failed: None,
             again: None,
             tally: Tally::default(),
             waits: None,
@@ -89,8 +91,12 @@ impl Attendant {
                 log::info!("image: all of it is in memory");
             }
             StoreNews::Failed(cause) => {
-                let failure = causes::store(&cause, &self.sources, &self.kernel);
-                log::error!("{failure} What is read meanwhile waits.");
+                // Once: it may last until a person does something.
+                if self.failed.as_ref() != Some(&cause) {
+                    let failure = causes::store(&cause, &self.sources, &self.kernel);
+                    log::error!("{failure} What is read meanwhile waits.");
+                    self.failed = Some(cause);
+                }
                 self.again = Some(now + REST);
             }
             StoreNews::ReadWaits => {

@@ -8,6 +8,7 @@ use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::command::run;
 use rootbeam_qemu_tests::netns::{self, Guest, worker};
 use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
+use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rustix::process::{Signal, kill_process};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,6 +19,10 @@ pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
     vec![
         claim("streaming: a server that goes away is waited for, told of once, and gone on with", server_away),
+        claim(
+            "streaming: a chunk that is wrong from everybody is never read, and goes on when it is right",
+            wrong_chunk,
+        ),
         claim("streaming: with stall=eio a read fails in time, and the image is completed all the same", eio),
         claim("streaming: fetch workers that are killed while the system runs lose nothing", fetchers_killed),
         claim("streaming: a hundred reads in flight at the swap get the image's bytes", reads_at_the_swap),
@@ -56,6 +61,31 @@ fn server_away() -> Result<()> {
     let console = end(guest, probe, checked)?;
     equal(&console.matches("something waits to be read").count(), &1)?;
     equal(&console.matches("what waited to be read has come").count(), &1)
+}
+
+fn wrong_chunk() -> Result<()> {
+    let scene = Scene::new()?;
+    // In the noise, which nothing but the reader below reads.
+    let at = scene.image.len() as u64 * 3 / 4;
+    scene.http.commit(Rule::of(PATH, When::Always, Fault::FlipBit(at)));
+    let (guest, mut probe, _) = scene.boot()?;
+    let checked = (|| -> Result<()> {
+        let device = device(&mut probe)?;
+        let bytes = &scene.image;
+        std::thread::scope(|scope| -> Result<()> {
+            let reading = scope.spawn(|| identical(&mut probe, &device, bytes));
+            let console = guest.console().wait_for("What is read meanwhile waits.", SOON)?;
+            ensure!(console.contains(&format!("chunk {} of", at / 65_536)), "{console}");
+            // So long that it was fetched again, and said nothing of that.
+            std::thread::sleep(Duration::from_secs(15));
+            ensure!(!reading.is_finished(), "a wrong chunk was read");
+            scene.http.behave();
+            reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?
+        })?;
+        completion(&mut probe).map(drop)
+    })();
+    let console = end(guest, probe, checked)?;
+    equal(&console.matches("What is read meanwhile waits.").count(), &1)
 }
 
 fn eio() -> Result<()> {
