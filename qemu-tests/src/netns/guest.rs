@@ -9,6 +9,7 @@ use crate::places::{cache, helper};
 use crate::probe::{Probe, SOCKET};
 use crate::world::World;
 use anyhow::{Context, Result, bail, ensure};
+use rootbeam_init::contract::role;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -274,6 +275,17 @@ pub fn worker(init: u32, role: &str) -> Result<Option<rustix::process::Pid>> {
     };
     let pid = children.split_whitespace().find(is_worker).map(str::parse).transpose()?;
     Ok(pid.and_then(rustix::process::Pid::from_raw))
+}
+
+/// Process id of the fetch worker, whoever has started it: `init`, or the keeper beside the booted system.
+pub fn fetcher(init: u32) -> Result<Option<rustix::process::Pid>> {
+    if let Some(own) = worker(init, role::FETCH)? {
+        return Ok(Some(own));
+    }
+    match worker(init, role::KEEPER)? {
+        Some(keeper) => worker(keeper.as_raw_nonzero().get().try_into()?, role::FETCH),
+        None => Ok(None),
+    }
 }
 
 impl Drop for Guest {

@@ -9,7 +9,7 @@ mod network;
 pub mod spec;
 pub mod unpack;
 
-pub use guest::{Boot, Guest, worker};
+pub use guest::{Boot, Guest, fetcher, worker};
 pub use namespace::Namespace;
 pub use network::{Dhcp, Network, Nic};
 

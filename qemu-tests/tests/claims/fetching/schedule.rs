@@ -24,6 +24,8 @@ pub struct Schedule {
     pub kills: Vec<u64>,
     /// Servers are stopped and started again.
     pub restarts: Vec<Restart>,
+    /// Whether the real init runs while the image is fetched, where that can be.
+    pub streams: bool,
 }
 
 /// What a server is like.
@@ -71,7 +73,8 @@ impl Schedule {
             gone: Duration::from_millis(random.u64(..700)),
         });
         let restarts = restarts.collect();
-        Self { size, vouched, sources, kills, restarts }
+        let streams = random.bool();
+        Self { size, vouched, sources, kills, restarts, streams }
     }
 }
 

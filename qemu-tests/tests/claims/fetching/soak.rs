@@ -1,15 +1,15 @@
 //! Boots under random faults: a schedule a number. `make soak` makes a thousand, `make test` a dozen, new ones each
 //! time; the name of each tells its number, and `make soak SEED=NUMBER SOAK=1` makes it again.
 
+use super::super::streaming;
 use super::schedule::{Nature, Schedule};
 use super::{PATH, Published, SOON, Vouched, arrives, number};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Completion, Trial};
-use rootbeam_init::contract::role;
 use rootbeam_init::messages::Trust;
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
-use rootbeam_qemu_tests::netns::{self, Boot, Network, Nic, worker};
+use rootbeam_qemu_tests::netns::{self, Boot, Network, Nic, fetcher};
 use rootbeam_qemu_tests::servers::http::HttpServer;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -70,24 +70,31 @@ fn run(schedule: &Schedule, seed: u64) -> Result<()> {
             }
         });
     }
-    let words = format!("rootbeam.image={} rootbeam.on-failure=poweroff rootbeam.stall=1", urls.join(","));
+    let mode = if schedule.streams { "auto" } else { "ram" };
+    let words =
+        format!("rootbeam.image={} rootbeam.mode={mode} rootbeam.on-failure=poweroff rootbeam.stall=1", urls.join(","));
     let boot = Boot::new(&archives::for_namespaces()?).nic(Nic::on(&network)).cmdline(&words).limit(SOON);
     let guest = boot.start()?;
     let (init, over, kills) = (guest.pid()?, AtomicBool::new(false), AtomicU32::new(0));
     let arrived = std::thread::scope(|scope| {
         let disturbing = scope.spawn(|| disturb(schedule, &network, &servers, init, &over, &kills));
-        let arrived = arrives(guest, &image);
+        // One that streams meets some of its troubles while it is read.
+        let arrived = match schedule.streams {
+            true => streaming::arrives(guest, &image.bytes),
+            false => arrives(guest, &image).map(|arrived| arrived.report),
+        };
         over.store(true, Ordering::Relaxed);
         disturbing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         arrived
     })?;
+    let about = arrived.image.as_ref().context("no image in the report")?;
     let expected = match schedule.vouched {
         Vouched::Manifest | Vouched::Checksum => Trust::Checksummed,
         Vouched::Not => Trust::Unverified,
     };
-    equal(&arrived.about.trust, &expected)?;
-    equal(&arrived.about.sources, &urls)?;
-    let (killed, restarts) = (kills.into_inner(), arrived.report.worker_restarts);
+    equal(&about.trust, &expected)?;
+    equal(&about.sources, &urls)?;
+    let (killed, restarts) = (kills.into_inner(), arrived.worker_restarts);
     ensure!(restarts <= killed, "{killed} fetch workers were killed, and {restarts} workers started again");
     Ok(())
 }
@@ -120,7 +127,7 @@ fn disturb(
         if let Some(due) = kill_at.iter().position(|at| *at <= sent) {
             kill_at.swap_remove(due);
             // The machine may have ended in this instant, and so may its worker.
-            if let Ok(Some(fetcher)) = worker(init, role::FETCH) {
+            if let Ok(Some(fetcher)) = fetcher(init) {
                 kills.fetch_add(1, Ordering::Relaxed);
                 let _ = rustix::process::kill_process(fetcher, rustix::process::Signal::KILL);
             }

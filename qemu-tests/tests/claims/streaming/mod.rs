@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::contract::role;
 use rootbeam_init::digest::Sha256;
+use rootbeam_init::report::Report;
+use rootbeam_init::settings::values::Mode;
 use rootbeam_init::streaming::keeper::Status;
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
@@ -124,6 +126,29 @@ fn identical(probe: &mut Probe, device: &str, image: &[u8]) -> Result<()> {
     held.resize(image.len().next_multiple_of(4096), 0);
     let expected = Answer::Digest { size: held.len() as u64, sha256: Sha256::of(&held).to_string() };
     equal(&probe.ask(&Request::Digest(device.to_owned()), SOON)?, &expected)
+}
+
+/// A machine comes to its real init, streaming or not, reads the very image from its RAM disk, and then needs nobody.
+pub fn arrives(mut guest: Guest, image: &[u8]) -> Result<Report> {
+    let Some((mut probe, world)) = guest.probe()? else {
+        let ended = guest.finish(None)?;
+        bail!("the machine came to no real init, but {:?}:\n{}", ended.outcome, ended.console)
+    };
+    let judged = (|| -> Result<Report> {
+        let report = report(&world)?;
+        let about = report.image.as_ref().context("no image in the report")?;
+        identical(&mut probe, about.device.as_deref().context("no RAM disk in the report")?, image)?;
+        if report.mode == Some(Mode::Stream) {
+            completion(&mut probe)?;
+        }
+        assert_clean(&alone(&mut probe)?)?;
+        Ok(report)
+    })();
+    let report = judged.with_context(|| guest.console().last_lines())?;
+    probe.power_off()?;
+    let booted = guest.finish(None)?;
+    ensure!(!booted.console.contains("panicked"), "{}", booted.console);
+    Ok(report)
 }
 
 fn streams() -> Result<()> {

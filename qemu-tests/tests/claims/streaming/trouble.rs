@@ -3,10 +3,9 @@
 use super::{PATH, SOON, Scene, completion, identical, status};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
-use rootbeam_init::contract::role;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::command::run;
-use rootbeam_qemu_tests::netns::{self, Guest, worker};
+use rootbeam_qemu_tests::netns::{self, Guest, fetcher};
 use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rustix::process::{Signal, kill_process};
@@ -105,17 +104,6 @@ fn eio() -> Result<()> {
         identical(&mut probe, &device, &scene.image)
     })();
     end(guest, probe, checked).map(drop)
-}
-
-/// The fetch worker, whoever has started it.
-fn fetcher(init: u32) -> Result<Option<rustix::process::Pid>> {
-    if let Some(own) = worker(init, role::FETCH)? {
-        return Ok(Some(own));
-    }
-    match worker(init, role::KEEPER)? {
-        Some(keeper) => worker(keeper.as_raw_nonzero().get().try_into()?, role::FETCH),
-        None => Ok(None),
-    }
 }
 
 fn fetchers_killed() -> Result<()> {
