@@ -6,10 +6,13 @@ use super::retry;
 use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause};
 use crate::trust::SignatureFault;
 
-/// How often a source is let off with a contradiction.
-const LET_OFF: u32 = 2;
-/// About how long it is then left alone.
-const LET_OFF_PAUSE: Millis = 1000;
+/// How often a source is let off with a contradiction before it is given up: a server that is being put right may well
+/// send several, and an operator who waits for a refusal has it within a dozen seconds.
+const LET_OFF: u32 = 4;
+/// About how long it is left alone after the first one; each further one doubles that ...
+const LET_OFF_PAUSE: Millis = 500;
+/// ... so many times: one that was given up is asked about once a minute while others are waited for.
+const LET_OFF_DOUBLED: u32 = 7;
 
 /// What is wrong with an answer that contradicts itself, the request or the answer before; none where a cause is of
 /// another kind, and asking again would give the same.
@@ -54,8 +57,12 @@ pub struct Source {
     /// Why nothing more is asked of it until something changes, and how far it was got with.
     out: Option<(Stage, StoreCause)>,
     failures: u32,
-    /// How often it was let off with a contradiction.
-    let_off: u32,
+    /// How often it contradicted itself or sent wrong bytes.
+    pub contradictions: u32,
+    /// How often a whole was not what it vouched for, whoever sent that.
+    pub doubts: u32,
+    /// What was told of it last when it was found unfit.
+    unfit: Option<StoreCause>,
     ready: Millis,
     /// Whether it said in this round that it does not have what is looked for.
     pub absent: bool,
@@ -75,7 +82,9 @@ impl Source {
             location: Location::new(url),
             out: None,
             failures: 0,
-            let_off: 0,
+            contradictions: 0,
+            doubts: 0,
+            unfit: None,
             ready: 0,
             absent: false,
             whole_only: false,
@@ -88,6 +97,11 @@ impl Source {
     /// Whether its last request had an answer, right or wrong.
     pub fn answers(&self) -> bool {
         self.failures == 0 || self.tally.trouble == Some(FetchCause::WrongBytes)
+    }
+
+    /// Whether it was given up for what may be put right.
+    fn may_return(&self) -> bool {
+        self.out.as_ref().is_some_and(|(_, cause)| contradiction(cause).is_some())
     }
 
     /// From when on it may be asked, and whether its last request failed.
@@ -199,11 +213,34 @@ impl Sources {
     ) -> Option<(FetchCause, Millis)> {
         let told = contradiction(cause)?;
         let random = self.draw();
-        let source = self.get_mut(index).filter(|source| source.let_off < LET_OFF)?;
-        source.let_off += 1;
+        let source = self.get_mut(index)?;
+        let pause = LET_OFF_PAUSE << source.contradictions.min(LET_OFF_DOUBLED);
+        source.contradictions = source.contradictions.saturating_add(1);
         source.tally.trouble = Some(told.clone());
-        source.ready = source.ready.max(now + LET_OFF_PAUSE / 2 + random % LET_OFF_PAUSE);
-        Some((told, source.ready))
+        source.ready = source.ready.max(now + pause / 2 + random % pause);
+        (source.contradictions <= LET_OFF).then_some((told, source.ready))
+    }
+
+    /// When the next one that was given up for contradictions is taken back: while others are waited for anyway, it
+    /// may be put right. Where none is left to wait for, never.
+    pub fn next_return(&self) -> Option<Millis> {
+        self.live().next()?;
+        self.all.iter().filter(|source| source.may_return()).map(|source| source.ready).min()
+    }
+
+    /// Takes back those that are due.
+    pub fn take_back(&mut self, now: Millis) {
+        if self.live().next().is_some() {
+            for source in self.all.iter_mut().filter(|source| source.may_return() && source.ready <= now) {
+                source.out = None;
+            }
+        }
+    }
+
+    /// Notes that it is unfit; whether that is new of it.
+    pub fn is_newly_unfit(&mut self, index: SourceIndex, cause: &StoreCause) -> bool {
+        let unfit = self.get_mut(index).map(|source| &mut source.unfit);
+        unfit.is_some_and(|unfit| unfit.replace(cause.clone()).as_ref() != Some(cause))
     }
 
     /// It does not have what this round looks for.
@@ -238,7 +275,9 @@ impl Sources {
             source.out = None;
             source.absent = false;
             source.failures = 0;
-            source.let_off = 0;
+            source.contradictions = 0;
+            source.doubts = 0;
+            source.unfit = None;
             source.ready = 0;
         }
     }

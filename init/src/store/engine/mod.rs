@@ -4,7 +4,8 @@
 //! chunk list, the image, and completion. Documents, and an image without chunk hashes, come by one request at a time;
 //! files whose chunks have hashes by several from all sources at once (`schedule`). Causes that may pass are tried again
 //! for ever, from another source at once and from the same one after a growing pause; a source with a definite cause
-//! is given up; with the last one the fetch has failed, until `Again`.
+//! is given up; with the last one the fetch has failed, until `Again`. One that contradicts itself is let off several
+//! times first, and asked now and then for as long as others are waited for.
 
 mod demand;
 mod discovery;
@@ -148,6 +149,9 @@ pub struct Engine {
     facts: Option<SuperblockFacts>,
     /// Where the bytes so far came from, and the validator they came with.
     prefix: Option<(SourceIndex, Option<String>)>,
+    /// Bytes of several sources may not meet where only the whole has a hash: one whole was wrong, and it must be
+    /// known whose bytes it was.
+    unmixed: bool,
     link: Link,
     jobs: Jobs,
     numbers: u32,
@@ -174,6 +178,7 @@ impl Engine {
             admission: None,
             facts: None,
             prefix: None,
+            unmixed: false,
             link: Link::None,
             jobs: Jobs::default(),
             numbers: 0,
@@ -204,7 +209,7 @@ impl Engine {
         let due = self.jobs.live().filter(|job| self.is_watched(job)).map(Job::due).min();
         let stuck = self.jobs.all().filter(|job| self.is_watched(job)).map(|job| self.stuck_at(job)).min();
         let untold = (self.tally != self.told.1 && self.tally.total > 0).then(|| self.told.0.saturating_add(PROGRESS));
-        [self.wake, due, stuck, untold].into_iter().flatten().min()
+        [self.wake, due, stuck, untold, self.sources.next_return()].into_iter().flatten().min()
     }
 
     /// What to do with the bytes of a job.
@@ -334,6 +339,7 @@ impl Engine {
             return;
         }
         self.sources.forgive_all();
+        self.unmixed = false;
         self.patience = Patience::Little;
         if let Some((size, false)) = self.admission {
             self.actions.push_back(Action::News(StoreNews::Size { bytes: size }));
@@ -370,7 +376,7 @@ impl Engine {
     }
 
     /// Nothing more is asked of a source; unless what it said may have been a moment's: then it is asked again a little
-    /// later.
+    /// later, and after several times only while others are waited for.
     fn give_up(&mut self, source: SourceIndex, stage: Stage, cause: StoreCause) {
         let Some((told, until)) = self.sources.second_chance(source, &cause, self.now) else {
             self.sources.give_up(source, stage, cause.clone());
@@ -386,10 +392,13 @@ impl Engine {
 
     /// While others are waited for, what is wrong with this one is told all the same.
     fn tell_unfit(&mut self, source: SourceIndex, cause: StoreCause) {
-        self.actions.push_back(Action::News(StoreNews::Unfit { source, cause }));
+        // One that is taken back now and then is unfit again and again.
+        if self.sources.is_newly_unfit(source, &cause) {
+            self.actions.push_back(Action::News(StoreNews::Unfit { source, cause }));
+        }
     }
 
-    /// The source of a verified plan turned out wrong: what it vouched for is dropped, the others are asked anew.
+    /// A plan came to nothing by what this source vouched for or sent: it is dropped, the others are asked anew.
     /// Chunks that passed stay for a plan with the same hashes.
     fn blame(&mut self, source: SourceIndex, cause: StoreCause) {
         self.cancel_all();
@@ -405,11 +414,18 @@ impl Engine {
     }
 
     fn hashed(&mut self, found: Option<Sha256>) {
-        let Phase::Completing { plan, .. } = &self.phase else { return };
+        let Phase::Completing { plan, image } = &self.phase else { return };
         match (plan.whole, found) {
             (Some(expected), Some(found)) if expected != found => {
-                let source = plan.origin.or_else(|| self.prefix.as_ref().map(|(source, _)| *source)).unwrap_or(0);
-                self.blame(source, StoreCause::WrongHash { expected, found });
+                // Chunks that have hashes are what their origin said. Otherwise either the bytes or the checksum are
+                // wrong: the sender is held to account, and others are asked to vouch before this origin.
+                let sender = self.prefix.as_ref().map(|(source, _)| *source).filter(|_| !image.has_hashes());
+                let blamed = sender.or(plan.origin).unwrap_or(0);
+                if let Some(origin) = plan.origin.and_then(|origin| self.sources.get_mut(origin)) {
+                    origin.doubts = origin.doubts.saturating_add(1);
+                }
+                self.unmixed = true;
+                self.blame(blamed, StoreCause::WrongHash { expected, found });
             }
             (Some(_), None) => {}
             _ => self.actions.push_back(Action::Seal),

@@ -29,6 +29,7 @@ impl Engine {
     /// Goes on as far as it can without an event.
     pub(super) fn pump(&mut self, now: Millis) {
         self.wake = None;
+        self.sources.take_back(now);
         // Each turn gives a source or a rung up, so the number of turns is bounded by theirs.
         for _ in 0..4096 {
             if self.failed || matches!(self.phase, Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done) {
@@ -84,7 +85,7 @@ impl Engine {
                 self.sources.next(now, |index| {
                     let source = self.sources.get(index)?;
                     let lost = answered && self.sources.failures(index) >= PATIENCE;
-                    (!source.absent && !lost).then_some(0)
+                    (!source.absent && !lost).then_some(source.doubts)
                 })
             }
             Phase::Signature { source, .. } => {
@@ -92,10 +93,14 @@ impl Engine {
                 let lost = others && self.sources.failures(*source) >= PATIENCE;
                 self.sources.next(now, |index| (index == *source && !lost).then_some(0))
             }
-            Phase::Opening(_) => self.sources.next(now, |_| Some(0)),
-            Phase::Image { .. } if self.is_admitted() => self.sources.next(now, |_| Some(0)),
-            Phase::List { .. } | Phase::Image { .. } => return Next::Rest,
-            Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => return Next::Rest,
+            Phase::Image { .. } if !self.is_admitted() => return Next::Rest,
+            // Nothing tells what of it is right before it is all there.
+            Phase::Opening(_) | Phase::Image { .. } => {
+                self.sources.next(now, |index| Some(self.sources.get(index)?.contradictions))
+            }
+            Phase::List { .. } | Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => {
+                return Next::Rest;
+            }
         };
         match chosen {
             None => Next::Exhausted,
@@ -151,10 +156,11 @@ impl Engine {
             Phase::Signature { .. } => whole(location.signature(), DOCUMENT),
             Phase::Opening(_) => whole(location.image(None), u64::MAX),
             Phase::Image { plan, image } => {
-                let validator = self.prefix.as_ref().filter(|(from, _)| *from == index);
-                let validator = validator.and_then(|(_, validator)| validator.clone());
+                let own = self.prefix.as_ref().filter(|(from, _)| *from == index);
+                let validator = own.and_then(|(_, validator)| validator.clone());
                 // Bytes of two versions of a file may only meet where a hash of the whole would tell.
-                let resume = (validator.is_some() || plan.whole.is_some()) && image.verified() > 0;
+                let meet = plan.whole.is_some() && (own.is_some() || !self.unmixed);
+                let resume = (validator.is_some() || meet) && image.verified() > 0;
                 let rest = Range { start: image.offset(image.first_missing()), end: image.size() };
                 let range = Some(rest).filter(|_| resume);
                 Asked {

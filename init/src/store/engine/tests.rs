@@ -5,6 +5,7 @@ use crate::messages::TlsFault;
 use crate::messages::{FetchCause, Head, Range};
 use crate::trust::Anchors;
 
+mod lies;
 mod optional;
 mod patience;
 pub mod trust;
@@ -307,24 +308,6 @@ fn an_answer_for_a_part_that_was_not_asked_for_is_refused() {
     assert_eq!(actions[0], Action::Cancel { lane: 0, job });
     let trouble = news(&actions);
     assert!(matches!(trouble[..], [StoreNews::Trouble { cause: FetchCause::Protocol, .. }]), "{trouble:?}");
-}
-
-#[test]
-fn a_contradiction_is_let_off_twice() {
-    for cause in [FetchCause::Redirect, FetchCause::Protocol] {
-        let mut run = Run::at_image(&["http://a/web.img"]);
-        for _ in 0..2 {
-            let trouble = news(&run.failed(cause.clone()));
-            let [StoreNews::Trouble { source: 0, cause: told, pause_ms }] = trouble.as_slice() else {
-                panic!("{trouble:?}")
-            };
-            assert_eq!(*told, cause);
-            run.now += Millis::from(*pause_ms);
-            assert_eq!(urls(&run.on(Event::Timer)), ["http://a/web.img"]);
-        }
-        let failed = StoreNews::Failed(StoreCause::Fetch { source: 0, cause: cause.clone() });
-        assert_eq!(news(&run.failed(cause)), [failed]);
-    }
 }
 
 #[test]

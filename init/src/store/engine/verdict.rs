@@ -133,7 +133,8 @@ impl Engine {
                 true
             }
             Err(fault) => {
-                let blamed = plan.origin.unwrap_or(source);
+                // A chunk that has the right hash is what its origin said.
+                let blamed = plan.origin.filter(|_| image.has_hashes()).unwrap_or(source);
                 self.blame(blamed, cause(fault, source));
                 false
             }
