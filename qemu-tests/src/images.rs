@@ -16,6 +16,9 @@ use tempfile::TempDir;
 const SQUASH: [&str; 9] =
     ["-comp", "zstd", "-noappend", "-quiet", "-no-progress", "-all-root", "-mkfs-time", "0", "-no-exports"];
 
+/// The same for every erofs.
+const EROFS: [&str; 3] = ["--all-root", "-T0", "-U00000000-0000-0000-0000-000000000000"];
+
 /// A tree of files to be made into an image.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
@@ -89,8 +92,7 @@ impl Tree {
     /// An erofs of it, called `name` in the cache.
     pub fn erofs(&self, name: &str) -> Result<PathBuf> {
         self.image(name, "erofs", |folder, image| {
-            let options = ["--all-root", "-T0", "-U00000000-0000-0000-0000-000000000000", "-zlz4"];
-            run(Command::new("mkfs.erofs").args(options).arg(image).arg(folder)).map(drop)
+            run(Command::new("mkfs.erofs").args(EROFS).arg("-zlz4").arg(image).arg(folder)).map(drop)
         })
     }
 
@@ -143,15 +145,28 @@ pub fn probe() -> Result<PathBuf> {
 
 /// [`probe_tree`] as a squashfs with about `size` bytes of noise, which no compression removes, in `/noise`.
 pub fn probe_with_noise(size: u64) -> Result<PathBuf> {
+    with_noise(size, "squashfs", |folder, image| {
+        // Noise is not even tried to be compressed: that would take minutes a gigabyte.
+        run(Command::new("mksquashfs").arg(folder).arg(image).args(SQUASH).args(["-noD", "-noF"])).map(drop)
+    })
+}
+
+/// The same as an erofs.
+pub fn probe_with_noise_erofs(size: u64) -> Result<PathBuf> {
+    with_noise(size, "erofs", |folder, image| {
+        run(Command::new("mkfs.erofs").args(EROFS).arg(image).arg(folder)).map(drop)
+    })
+}
+
+fn with_noise(size: u64, kind: &str, make: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
     let tree = probe_tree()?;
-    let image = cache("images")?.join(format!("noise-{size}-{}.squashfs", tree.digest()));
+    let image = cache("images")?.join(format!("noise-{size}-{}.{kind}", tree.digest()));
     once(&image, |half| {
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         tree.write(folder.path())?;
         noise(&folder.path().join("noise"), size)?;
-        // Noise is not even tried to be compressed: that would take minutes a gigabyte.
-        run(Command::new("mksquashfs").arg(folder.path()).arg(half).args(SQUASH).args(["-noD", "-noF"])).map(drop)
+        make(folder.path(), half)
     })?;
     Ok(image)
 }

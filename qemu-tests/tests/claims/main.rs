@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
     }
     let claims = match claim::matrix() {
-        true => vec![beds::rows(), matrix::rows(), fetching::rows()],
+        true => vec![beds::rows(), matrix::rows(), fetching::rows(), streaming::rows()],
         false => vec![
             beds::claims(),
             boots::claims(),

@@ -1,6 +1,7 @@
 //! Streaming: the real init runs before the image is whole, every byte that it reads is right, and when the image is
 //! whole the machine needs neither server nor workers.
 
+mod kernels;
 mod trouble;
 
 use super::boots::{assert_clean, report};
@@ -30,8 +31,13 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: workers beside the booted system have no privilege", workers_have_no_privilege),
         claim("streaming: an image without a manifest is loaded first, and the log says why", without_manifest),
     ];
+    claims.extend(kernels::claims());
     claims.extend(trouble::claims());
     claims
+}
+
+pub fn rows() -> Vec<Trial> {
+    kernels::rows()
 }
 
 /// Where the image is on the server.
