@@ -82,6 +82,17 @@ fn give_up(keep: Privileges, tenure: &Tenure, id: u32) -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
+/// In a child of the keeper that will be another program: user 0 is not the real one any more either. Before Linux 6.16 an
+/// effective id that is not the real one counts as that of a set-user-ID program, and under no_new_privs execve(2) sets
+/// it to the real one (security/commoncap.c): what the keeper starts would be user 0.
+pub fn leave_root() -> io::Result<()> {
+    let id = Uid::from_raw(KEEPER);
+    match rustix::process::geteuid() {
+        own if own == id => Ok(rustix::thread::set_thread_res_uid(id, id, id)?),
+        _ => Ok(()),
+    }
+}
+
 /// Calls that no worker has any business with; they answer EPERM. With user 0 as the real one the ids could be had back,
 /// and the system's processes be ended.
 const NEVER: [i64; 38] = [
@@ -142,7 +153,9 @@ const OLDER: [i64; 0] = [];
 fn filters(keep: Privileges) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     let mut denied: Rules = NEVER.iter().map(|call| (*call, Vec::new())).collect();
     let mut filters = Vec::new();
-    if keep != Privileges::Keeper {
+    if keep == Privileges::Keeper {
+        denied.insert(libc::SYS_setresuid, other_ids()?);
+    } else {
         denied.extend(KEEPERS.iter().map(|call| (*call, Vec::new())));
     }
     if keep == Privileges::Nothing {
@@ -156,6 +169,15 @@ fn filters(keep: Privileges) -> Result<Vec<BpfProgram>, seccompiler::BackendErro
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// setresuid(2) of any id that is not the keeper's own.
+fn other_ids() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let other = |argument| {
+        let other = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, KEEPER.into())?;
+        SeccompRule::new(vec![other])
+    };
+    (0..3).map(other).collect()
+}
 
 /// clone(2) of a process: its flags, the first argument, have no CLONE_THREAD.
 fn no_thread() -> Result<SeccompRule, seccompiler::BackendError> {

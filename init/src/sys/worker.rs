@@ -1,6 +1,7 @@
 //! Starting workers: this binary again under another `argv[0]`, with the descriptors of `contract::fd`.
 
 use super::channel::wait;
+use super::sandbox;
 use nix::fcntl::AtFlags;
 use nix::unistd::{ForkResult, execveat};
 use rustix::io::{Errno, FdFlags};
@@ -70,7 +71,7 @@ pub fn start(program: &Program, role: &str, descriptors: &[(BorrowedFd<'_>, RawF
     };
     let name = CString::new(role)?;
     let run = || {
-        let placed = place(&sources);
+        let placed = place(&sources).and_then(|()| sandbox::leave_root());
         let nothing: [&CStr; 0] = [];
         // Returns only where it fails, and then the status is all that anybody learns.
         let _ = placed.is_ok().then(|| execveat(&file, c"", &[&name], &nothing, AtFlags::AT_EMPTY_PATH));
