@@ -316,7 +316,9 @@ impl Machine {
                 StreamStall::Reboot(_) => Some(streaming::restart()?),
                 StreamStall::Wait | StreamStall::Eio(_) => None,
             };
-            return crew.leave(streaming::folder()?.as_fd(), restart.as_ref().map(AsFd::as_fd));
+            let left = crew.leave(streaming::folder()?.as_fd(), restart.as_ref().map(AsFd::as_fd))?;
+            streaming::spare(&left);
+            return Ok(());
         }
         crew.dismiss()?;
         streaming::clear();

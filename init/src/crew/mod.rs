@@ -213,8 +213,9 @@ impl Crew {
     }
 
     /// Leaves the workers to a keeper, who works beside the booted system until the image is whole. `folder` is where it
-    /// says how far it is, `restart` what restarts the machine where that is asked for. Returns when it can do without the files of the initramfs, at most after five seconds.
-    pub fn leave(self, folder: BorrowedFd<'_>, restart: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
+    /// says how far it is, `restart` what restarts the machine where that is asked for. Returns when it can do without the
+    /// files of the initramfs, at most after five seconds, and with the numbers of the processes that the image depends on.
+    pub fn leave(self, folder: BorrowedFd<'_>, restart: Option<BorrowedFd<'_>>) -> Result<Vec<i32>, Failure> {
         let failed = |e: io::Error| broken(role::KEEPER, &e);
         let (Some(store), Program::Open(program)) = (&self.store, &self.program) else {
             return Err(failed(io::ErrorKind::NotFound.into()));
@@ -235,7 +236,12 @@ impl Crew {
         let patience = Instant::now() + Duration::from_secs(5);
         loop {
             match line.receive().map_err(failed)? {
-                Received::Message(KeeperNews::Begun, _) => return Ok(()),
+                Received::Message(KeeperNews::Begun, _) => {
+                    return Ok([&self.net.worker, &store.worker, &keeper]
+                        .into_iter()
+                        .filter_map(Worker::pid)
+                        .collect());
+                }
                 Received::Empty if Instant::now() < patience => {}
                 _ => {
                     let end =

@@ -2,7 +2,7 @@
 //! the workers and itself when the RAM disk stands by itself.
 
 use super::attendant::Attendant;
-use super::{PROGRAM, STATUS};
+use super::{PIDS, PROGRAM, STATUS};
 use crate::contract::{fd, role};
 use crate::crew::Fetcher;
 use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
@@ -92,7 +92,9 @@ impl Keeper {
         }
         self.tell(Instant::now());
         // Nobody else is left to do it.
-        let _ = self.folder.remove(Path::new(PROGRAM));
+        for name in [PROGRAM, PIDS] {
+            let _ = self.folder.remove(Path::new(name));
+        }
         let _ = self.store.send(&StoreOrder::Finish);
         let _ = self.net.send(&NetOrder::Finish);
         self.fetcher.vacate();

@@ -14,13 +14,16 @@ use crate::modules::Modules;
 use crate::settings::Settings;
 use crate::settings::values::Mode;
 use crate::sys::machine::Restart;
-use crate::sys::sandbox;
 use crate::sys::worker::Program;
+use crate::sys::{mounts, sandbox};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
+/// The mount that the folder lies in.
+const RUN: &str = "/run";
 /// The workers' folder while they outlive the hand-over; the keeper's own, who removes what is in it.
 pub const FOLDER: &str = "/run/rootbeam/stream";
 /// The program that the workers run from, in the folder.
@@ -29,6 +32,10 @@ pub const PROGRAM: &str = "rootbeam";
 const LINK: &str = "/run/rootbeam/stream.json";
 /// How far it is, in the folder.
 pub const STATUS: &str = "status.json";
+/// Which processes a sysvinit has to spare, in the folder.
+pub const PIDS: &str = "pids";
+/// Where Debian's sysvinit looks for such lists before it ends all processes (/etc/init.d/sendsigs).
+const SPARED: &str = "/run/sendsigs.omit.d";
 
 /// What the workers are started from. Those that will outlive the hand-over run from one copy, so that the files of the
 /// initramfs are free when they are deleted.
@@ -36,7 +43,7 @@ pub fn program(settings: &Settings) -> Result<Program, Failure> {
     if settings.mode == Mode::Ram {
         return Ok(Program::Own);
     }
-    let open = || -> io::Result<File> {
+    let open = || -> io::Result<OwnedFd> {
         let folder = Path::new(FOLDER);
         fs::create_dir_all(folder)?;
         let copy = folder.join(PROGRAM);
@@ -44,10 +51,12 @@ pub fn program(settings: &Settings) -> Result<Program, Failure> {
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o555))?;
         symlink(Path::new("stream").join(STATUS), LINK)?;
         chown(folder, Some(sandbox::KEEPER), Some(sandbox::KEEPER))?;
-        File::open(&copy)
+        // Debian's sysvinit makes /run noexec, and fetch workers are started after that.
+        let inside = copy.strip_prefix(RUN).map_err(io::Error::other)?;
+        mounts::open_apart(Path::new(RUN), inside)
     };
     open()
-        .map(|file| Program::Open(file.into()))
+        .map(Program::Open)
         .map_err(|e| Failure::new(Step::Worker, role::KEEPER, format!("{FOLDER}: {e}"), "give the machine more RAM"))
 }
 
@@ -63,6 +72,22 @@ pub fn restart() -> Result<Restart, Failure> {
         let remedy = "use a kernel with the magic SysRq key, or another rootbeam.stream.stall=";
         Failure::new(Step::Worker, "/proc/sysrq-trigger", e.to_string(), remedy)
     })
+}
+
+/// Tells a sysvinit to spare these processes when it shuts down. What it reads is a link to a list that the keeper removes
+/// when it ends: a number may be another process's by then, which would be spared and keep its files in use.
+pub fn spare(pids: &[i32]) {
+    let list = Path::new(FOLDER).join(PIDS);
+    let text: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
+    let told = || -> io::Result<()> {
+        // The folder is the keeper's: where there is something of that name already, it is neither followed nor written.
+        File::options().write(true).create_new(true).open(&list)?.write_all(text.as_bytes())?;
+        fs::create_dir_all(SPARED)?;
+        symlink(&list, Path::new(SPARED).join(PROGRAM))
+    };
+    if let Err(error) = told() {
+        log::warn!("{SPARED}: {error}: a sysvinit that shuts down before the image is whole ends what it comes from");
+    }
 }
 
 /// Removes what [`program`] made, where nothing is streamed after all.

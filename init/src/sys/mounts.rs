@@ -1,8 +1,8 @@
 //! Mounting and moving mounts.
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 pub use rustix::mount::MountAttrFlags;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -92,6 +92,14 @@ impl Prepared {
     pub fn attach(self, target: &Path) -> io::Result<()> {
         Ok(rustix::mount::move_mount(self.0, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
     }
+}
+
+/// Opens the file `name` of the mount at `place` through a mount of its own, which is nowhere in the mount tree and goes
+/// with the file (open_tree(2), Linux 5.2): what that mount becomes later, noexec for example, does not concern the file.
+pub fn open_apart(place: &Path, name: &Path) -> io::Result<OwnedFd> {
+    let apart =
+        rustix::mount::open_tree(CWD, place, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    Ok(rustix::fs::openat(apart, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Makes every mount private: MS_MOVE and pivot_root refuse mounts below a shared parent.

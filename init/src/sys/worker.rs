@@ -14,7 +14,10 @@ use std::time::Duration;
 
 /// A running worker: a pidfd, so that no other process can ever be meant.
 #[derive(Debug)]
-pub struct Worker(OwnedFd);
+pub struct Worker {
+    handle: OwnedFd,
+    pid: Option<Pid>,
+}
 
 /// What is started.
 #[derive(Debug)]
@@ -95,7 +98,7 @@ pub fn fork(work: impl FnOnce() -> i32) -> io::Result<Worker> {
         }
         ForkResult::Parent { child } => {
             let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Worker(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
+            Worker::of(pid)
         }
     }
 }
@@ -106,7 +109,7 @@ fn start_own(role: &str, sources: Vec<(OwnedFd, RawFd)>) -> io::Result<Worker> {
     // SAFETY: `place` only makes system calls that are async-signal-safe; it neither allocates nor locks.
     unsafe { command.pre_exec(move || place(&sources)) };
     let child = command.spawn()?;
-    Ok(Worker(rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?))
+    Worker::of(Pid::from_child(&child))
 }
 
 /// In the child: each source at its number, for the next program.
@@ -125,14 +128,25 @@ fn place(sources: &[(OwnedFd, RawFd)]) -> io::Result<()> {
 }
 
 impl Worker {
+    /// A child that was not reaped yet.
+    fn of(pid: Pid) -> io::Result<Self> {
+        Ok(Self { handle: rustix::process::pidfd_open(pid, PidfdFlags::empty())?, pid: Some(pid) })
+    }
+
     /// One that another process has started.
     pub fn adopted(handle: OwnedFd) -> Self {
-        Self(handle)
+        Self { handle, pid: None }
+    }
+
+    /// Its number, for those who know processes by nothing better; none of one that was adopted.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid.map(|pid| pid.as_raw_nonzero().get())
     }
 
     /// Reaps the worker if it has ended.
     pub fn ended(&self) -> io::Result<Option<Exit>> {
-        match rustix::process::waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        match rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+        {
             Ok(None) => Ok(None),
             Ok(Some(end)) => Ok(Some(match end.exit_status() {
                 Some(status) => Exit::Status(status),
@@ -140,7 +154,7 @@ impl Worker {
             })),
             // Somebody else's child, or reaped by somebody else: how it ended is not known, only whether.
             Err(Errno::CHILD) => {
-                let gone = wait(&[self.0.as_fd()], Duration::ZERO)?.contains(&true);
+                let gone = wait(&[self.handle.as_fd()], Duration::ZERO)?.contains(&true);
                 Ok(gone.then_some(Exit::Status(0)))
             }
             Err(errno) => Err(errno.into()),
@@ -150,14 +164,14 @@ impl Worker {
     /// Ends the worker at once.
     pub fn kill(&self) {
         // ESRCH (gone already) is what was wanted.
-        let _ = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
     }
 }
 
 /// Readable when the worker has ended (pidfd_open(2)).
 impl AsFd for Worker {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.handle.as_fd()
     }
 }
 

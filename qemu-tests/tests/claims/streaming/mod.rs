@@ -1,6 +1,7 @@
 //! Streaming: the real init runs before the image is whole, every byte that it reads is right, and when the image is
 //! whole the machine needs neither server nor workers.
 
+mod inits;
 mod kernels;
 mod trouble;
 
@@ -31,6 +32,7 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: workers beside the booted system have no privilege", workers_have_no_privilege),
         claim("streaming: an image without a manifest is loaded first, and the log says why", without_manifest),
     ];
+    claims.extend(inits::claims());
     claims.extend(kernels::claims());
     claims.extend(trouble::claims());
     claims
@@ -126,10 +128,16 @@ fn alone(probe: &mut Probe) -> Result<World> {
     }
 }
 
-/// The RAM disk is the image, and zeros up to the end of a page.
-fn identical(probe: &mut Probe, device: &str, image: &[u8]) -> Result<()> {
+/// An image as a RAM disk holds it: with zeros up to the end of a page.
+fn padded(image: &[u8]) -> Vec<u8> {
     let mut held = image.to_vec();
     held.resize(image.len().next_multiple_of(4096), 0);
+    held
+}
+
+/// The RAM disk is the image.
+fn identical(probe: &mut Probe, device: &str, image: &[u8]) -> Result<()> {
+    let held = padded(image);
     let expected = Answer::Digest { size: held.len() as u64, sha256: Sha256::of(&held).to_string() };
     equal(&probe.ask(&Request::Digest(device.to_owned()), SOON)?, &expected)
 }
