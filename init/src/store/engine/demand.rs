@@ -2,7 +2,7 @@
 
 use super::super::Millis;
 use super::super::transfer::{Span, Transfer};
-use super::jobs::Job;
+use super::jobs::{Job, Jobs};
 use super::schedule::{Move, PER_SOURCE};
 use super::{Engine, Phase};
 use crate::messages::SourceIndex;
@@ -46,7 +46,16 @@ impl Demand {
         if self.streaming { KEPT } else { 0 }
     }
 
-    /// Until when nothing else is asked for, since somebody waits or has just done so.
+    /// Whether nothing else is asked for now: what is waited for is on its way, or has just come. Where nobody can be asked
+    /// for it alone (a server that knows no ranges), the rest brings it.
+    pub(super) fn comes_first(&self, jobs: &Jobs, now: Millis) -> bool {
+        match self.waiting.is_empty() {
+            true => self.rests_until() > now,
+            false => jobs.live().any(|job| self.waiting.iter().any(|chunk| job.claim.contains(chunk))),
+        }
+    }
+
+    /// Until when the rest of the image rests after a reader got what it waited for.
     pub(super) fn rests_until(&self) -> Millis {
         self.last.map_or(0, |last| last.saturating_add(GRACE))
     }

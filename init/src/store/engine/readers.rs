@@ -68,3 +68,14 @@ fn a_reader_goes_round_a_source_that_is_slow_or_dead() {
     let (longest, _) = read(&mut world, &scattered(100 * MIB, 20));
     assert!(longest <= 400, "{longest}");
 }
+
+#[test]
+fn a_reader_of_a_source_that_ignored_a_range_gets_what_it_waits_for_in_its_turn() {
+    let mut dead = server(10);
+    dead.temper = Temper::Dead;
+    let mut world = served(10 * MIB, &[server(10), dead]);
+    // It did so in the answer before last, and its connection has ended since.
+    world.engine.sources.get_mut(0).unwrap().whole_only = true;
+    let (longest, _) = read(&mut world, &[100, 20, 159]);
+    assert!(longest <= 2000, "{longest}");
+}

@@ -153,7 +153,8 @@ impl Engine {
         if let Some(urgent) = self.urgent(transfer, now) {
             return Some(urgent);
         }
-        if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1) || self.demand.rests_until() > now {
+        if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1) || self.demand.comes_first(&self.jobs, now)
+        {
             return None;
         }
         let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
