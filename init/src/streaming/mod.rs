@@ -43,6 +43,8 @@ pub fn program(settings: &Settings) -> Result<Program, Failure> {
     if settings.mode == Mode::Ram {
         return Ok(Program::Own);
     }
+    // An attempt before may have come so far.
+    clear();
     let open = || -> io::Result<OwnedFd> {
         let folder = Path::new(FOLDER);
         fs::create_dir_all(folder)?;

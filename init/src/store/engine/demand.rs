@@ -18,7 +18,7 @@ const AHEAD_MOST: u64 = 32;
 /// For so long after a reader has got what it waited for nothing else is asked for: it will go on reading.
 const GRACE: Millis = 20;
 /// What a request of the background is meant to take while readers read, so that it is soon out of their way.
-const BESIDE: Millis = 250;
+const BESIDE: Millis = 100;
 /// A job that brings a chunk within this time is not overtaken.
 const SOON: Millis = 100;
 /// A job so young has not shown yet how fast it is.
