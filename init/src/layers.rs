@@ -81,6 +81,13 @@ impl Stack {
         self.done.iter().flatten().find(|received| received.held == Held::Streaming)
     }
 
+    /// What was streamed stands on its own memory already.
+    pub fn released(&mut self) {
+        for received in self.done.iter_mut().flatten().filter(|received| received.held == Held::Streaming) {
+            received.held = Held::Whole { because: None };
+        }
+    }
+
     /// The images that came, each with its memory, the topmost last.
     pub fn images<'a>(&'a self, crew: &'a Crew) -> Vec<(BorrowedFd<'a>, &'a Received)> {
         crew.images().zip(&self.done).filter_map(|(memory, received)| Some((memory, received.as_ref()?))).collect()

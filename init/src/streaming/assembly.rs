@@ -67,6 +67,10 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
             }
             Packet::Message(Built::Root { devices, init, warnings }, _) => {
                 warnings.into_iter().for_each(|text| machine.warn(text));
+                if attendant.released {
+                    // No keeper would ever hear of it.
+                    machine.stack.released();
+                }
                 return Ok((Mounted { devices }, OsString::from_vec(init).into()));
             }
             Packet::Message(Built::Failed(failure), _) => return Err(failure),
