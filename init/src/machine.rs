@@ -311,12 +311,13 @@ impl Machine {
 
     /// Ends the crew, or leaves it to complete the image that is streamed.
     pub fn part(&self, crew: Crew) -> Result<(), Failure> {
-        if self.stack.streamed().is_some() {
+        if let Some(streamed) = self.stack.streamed() {
             let restart = match self.settings.stream_stall {
                 StreamStall::Reboot(_) => Some(streaming::restart()?),
                 StreamStall::Wait | StreamStall::Eio(_) => None,
             };
-            let left = crew.leave(streaming::folder()?.as_fd(), restart.as_ref().map(AsFd::as_fd))?;
+            let restart = restart.as_ref().map(AsFd::as_fd);
+            let left = crew.leave(streaming::folder()?.as_fd(), restart, streamed.tally)?;
             streaming::spare(&left);
             return Ok(());
         }

@@ -5,7 +5,7 @@ mod fetcher;
 
 use crate::contract::{RING_BYTES, fd, role};
 use crate::failure::{Failure, Step};
-use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder};
+use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
 use crate::modules::Uevent;
 use crate::sys::channel::{self, Channel, Received};
 use crate::sys::memory;
@@ -213,14 +213,21 @@ impl Crew {
     }
 
     /// Leaves the workers to a keeper, who works beside the booted system until the image is whole. `folder` is where it
-    /// says how far it is, `restart` what restarts the machine where that is asked for. Returns when it can do without the
-    /// files of the initramfs, at most after five seconds, and with the numbers of the processes that the image depends on.
-    pub fn leave(self, folder: BorrowedFd<'_>, restart: Option<BorrowedFd<'_>>) -> Result<Vec<i32>, Failure> {
+    /// says how far it is, `restart` what restarts the machine where that is asked for, and `tally` what came so far.
+    /// Returns when it can do without the files of the initramfs, at most after five seconds, and with the numbers of the
+    /// processes that the image depends on.
+    pub fn leave(
+        self,
+        folder: BorrowedFd<'_>,
+        restart: Option<BorrowedFd<'_>>,
+        tally: Tally,
+    ) -> Result<Vec<i32>, Failure> {
         let failed = |e: io::Error| broken(role::KEEPER, &e);
         let (Some(store), Program::Open(program)) = (&self.store, &self.program) else {
             return Err(failed(io::ErrorKind::NotFound.into()));
         };
-        let (line, childs) = channel::pair::<KeeperNews, KeeperNews>().map_err(failed)?;
+        let (line, childs) = channel::pair::<Tally, KeeperNews>().map_err(failed)?;
+        line.send(&tally).map_err(|e| broken(role::KEEPER, &e))?;
         let mut descriptors = vec![
             (store.channel.as_fd(), fd::STORE_CHANNEL),
             (childs.as_fd(), fd::READY),
