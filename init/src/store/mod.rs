@@ -15,7 +15,8 @@ mod transfer;
 
 use crate::contract::{LANE_BYTES, LANES, role};
 use crate::digest::Sha256;
-use crate::messages::{FetchNews, FetchOrder, FetchWarning, StoreNews, StoreOrder};
+use crate::manifest::CHUNK_SIZE;
+use crate::messages::{FetchNews, FetchOrder, FetchWarning, ImageFacts, StoreNews, StoreOrder};
 use crate::sys::channel::{Channel, Received, SendError, wait};
 use crate::sys::memory::SharedBytes;
 use engine::{Action, Engine, Event};
@@ -76,7 +77,10 @@ struct Worker {
     engine: Option<Engine>,
     /// The image as a file, once PID 1 asked for that.
     streaming: Option<Streaming>,
-    opened: bool,
+    /// What was told to PID 1 of an image that can be served.
+    opened: Option<ImageFacts>,
+    /// Through what it is to be served, and after how long a read fails, from the order on until it is.
+    asked: Option<(OwnedFd, Option<Duration>)>,
     fetcher: Option<Fetcher>,
     outbox: VecDeque<StoreNews>,
     time_told: bool,
@@ -104,7 +108,8 @@ impl Worker {
             image,
             engine: None,
             streaming: None,
-            opened: false,
+            opened: None,
+            asked: None,
             fetcher: None,
             outbox: VecDeque::new(),
             time_told: false,
@@ -130,7 +135,7 @@ impl Worker {
         self.orders()?;
         self.fetch_news();
         self.collect_results();
-        self.tend_stream();
+        self.tend_stream()?;
         let now = self.now();
         if self.engine.as_ref().and_then(Engine::deadline).is_some_and(|deadline| deadline <= now) {
             self.handle(Event::Timer);
@@ -182,7 +187,12 @@ impl Worker {
                 Received::Message(StoreOrder::Again, _) => self.handle(Event::Again),
                 Received::Message(StoreOrder::Serve { eio_seconds }, connection) => {
                     let eio = eio_seconds.map(|seconds| Duration::from_secs(seconds.into()));
-                    self.serve(connection, eio).map_err(|_| Stop::Broken)?;
+                    let (Some(connection), Some(facts)) = (connection, &self.opened) else { return Err(Stop::Broken) };
+                    if let Some(engine) = &mut self.engine {
+                        engine.keep_to(facts);
+                    }
+                    self.asked = Some((connection, eio));
+                    self.serve().map_err(|_| Stop::Broken)?;
                 }
                 Received::Message(StoreOrder::Device, device) => {
                     if let (Some(streaming), Some(device)) = (&mut self.streaming, device) {
@@ -283,18 +293,23 @@ impl Worker {
         true
     }
 
-    /// Serves the image as a file; what is there already is told to it.
-    fn serve(&mut self, connection: Option<OwnedFd>, eio: Option<Duration>) -> io::Result<()> {
-        let image = self.engine.as_ref().and_then(Engine::transfer);
-        let (Some(connection), Some(image)) = (connection, image) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let (size, chunk_size) = (image.size(), image.chunk_size());
-        let streaming =
-            Streaming::start(connection, self.image.handle()?, size, chunk_size, |chunk| image.has(chunk), eio)?;
-        let streaming = self.streaming.insert(streaming);
+    /// Serves the image as a file, where that was asked for; what is there already is told to it.
+    fn serve(&mut self) -> io::Result<()> {
+        let (Some(facts), Some(engine)) = (&self.opened, &self.engine) else { return Ok(()) };
         // The last chunk may have come between the news and the order.
-        if self.image.is_sealed()? {
+        let sealed = self.image.is_sealed()?;
+        let image = engine.servable().filter(|now| now.manifest == facts.manifest).and_then(|_| engine.transfer());
+        let chunk_size = match image {
+            Some(image) => image.chunk_size(),
+            None if sealed => CHUNK_SIZE.into(),
+            // Its source has contradicted itself in between: it waits until the same image is there again.
+            None => return Ok(()),
+        };
+        let Some((connection, eio)) = self.asked.take() else { return Ok(()) };
+        let has = |chunk| sealed || image.is_some_and(|image| image.has(chunk));
+        let streaming = Streaming::start(connection, self.image.handle()?, facts.size, chunk_size, has, eio)?;
+        let streaming = self.streaming.insert(streaming);
+        if sealed {
             streaming.sealed();
         }
         let now = self.now();
@@ -305,14 +320,17 @@ impl Worker {
     }
 
     /// Takes up what readers of the served file want, and what became of it; tells when it could be served.
-    fn tend_stream(&mut self) {
-        if !self.opened
+    fn tend_stream(&mut self) -> Result<(), Stop> {
+        if self.opened.is_none()
             && let Some(facts) = self.engine.as_ref().and_then(Engine::servable)
         {
-            self.opened = true;
+            self.opened = Some(facts.clone());
             self.outbox.push_back(StoreNews::Opened { facts });
         }
-        let Some(streaming) = &mut self.streaming else { return };
+        if self.asked.is_some() {
+            self.serve().map_err(|_| Stop::Broken)?;
+        }
+        let Some(streaming) = &mut self.streaming else { return Ok(()) };
         let (wanted, end) = (streaming.wanted(), streaming.end());
         self.outbox.extend(streaming.patience(Instant::now()).map(|waits| match waits {
             true => StoreNews::ReadWaits,
@@ -332,6 +350,7 @@ impl Worker {
             }
             None => {}
         }
+        Ok(())
     }
 
     /// Takes up what the hashers found, and gives them more to do, until there is nothing of either.

@@ -5,7 +5,7 @@ use super::super::transfer::{Span, Transfer};
 use super::jobs::{Job, Jobs};
 use super::schedule::{Move, PER_SOURCE};
 use super::{Engine, Phase};
-use crate::messages::SourceIndex;
+use crate::messages::{ImageFacts, SourceIndex};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -92,6 +92,11 @@ impl Demand {
 }
 
 impl Engine {
+    /// Readers will have seen this image: from now on no other one is, whoever vouches for it.
+    pub fn keep_to(&mut self, facts: &ImageFacts) {
+        self.wanted.manifest = facts.manifest;
+    }
+
     /// The image is served: from now on some lanes are kept for readers, and what runs already, which was asked for in
     /// one piece, is cut to what it brings soon.
     pub fn stream(&mut self, now: Millis) {
