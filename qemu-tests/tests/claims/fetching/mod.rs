@@ -8,7 +8,7 @@ mod layers;
 mod lies;
 mod memory;
 mod names;
-mod publish;
+pub mod publish;
 mod schedule;
 mod servers;
 mod silence;

@@ -41,7 +41,8 @@ fn rootbeam(arguments: &[&OsStr]) -> Result<()> {
     command::run(Command::new(shipped_rootbeam()?).arg("--quiet").args(arguments)).map(drop)
 }
 
-fn publish(image: &Path, folder: &Path, options: &[&OsStr]) -> Result<()> {
+/// Publishes an image in a folder, as a new version where there is one already.
+pub fn publish(image: &Path, folder: &Path, options: &[&OsStr]) -> Result<()> {
     let words = ["image", "publish"].map(OsStr::new);
     rootbeam(&[&words, options, &[image.as_os_str(), folder.as_os_str()]].concat())
 }

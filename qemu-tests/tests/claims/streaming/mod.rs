@@ -1,8 +1,13 @@
 //! Streaming: the real init runs before the image is whole, every byte that it reads is right, and when the image is
 //! whole the machine needs neither server nor workers.
 
+mod handover;
 mod inits;
 mod kernels;
+mod outages;
+mod publish;
+mod replaced;
+mod stall;
 mod trouble;
 
 use super::boots::{assert_clean, report};
@@ -32,14 +37,18 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: workers beside the booted system have no privilege", workers_have_no_privilege),
         claim("streaming: an image without a manifest is loaded first, and the log says why", without_manifest),
     ];
+    claims.extend(handover::claims());
     claims.extend(inits::claims());
     claims.extend(kernels::claims());
+    claims.extend(publish::claims());
+    claims.extend(replaced::claims());
+    claims.extend(stall::claims());
     claims.extend(trouble::claims());
     claims
 }
 
 pub fn rows() -> Vec<Trial> {
-    kernels::rows()
+    kernels::rows().into_iter().chain(outages::rows()).collect()
 }
 
 /// Where the image is on the server.
@@ -69,10 +78,15 @@ impl Scene {
     fn with(words: &'static str) -> Result<Self> {
         let file = images::probe_with_noise(NOISE)?;
         let folder = images::published(&file, PATH.trim_start_matches('/'))?;
+        Self::of(std::fs::read(file)?, folder, RATE, words)
+    }
+
+    /// With an image that is published in `folder`, at so many bytes a second.
+    fn of(image: Vec<u8>, folder: TempDir, rate: u64, words: &'static str) -> Result<Self> {
         let network = Network::new()?;
         let http = network.http(Site::new().folder(folder.path())?)?;
-        let http = http.faults([Rule::of(PATH, When::Always, Fault::Rate(RATE))]);
-        Ok(Self { image: std::fs::read(file)?, network, http, words, _folder: folder })
+        let http = http.faults([Rule::of(PATH, When::Always, Fault::Rate(rate))]);
+        Ok(Self { image, network, http, words, _folder: folder })
     }
 
     fn machine(&self) -> Result<Boot<'_>> {

@@ -36,7 +36,8 @@ fn end(guest: Guest, probe: Probe, checked: Result<()>) -> Result<String> {
     Ok(guest.finish(None)?.console)
 }
 
-fn device(probe: &mut Probe) -> Result<String> {
+/// The RAM disk.
+pub fn device(probe: &mut Probe) -> Result<String> {
     let world = probe.world(SOON)?;
     Ok(world.mount("/run/rootbeam/lower/0").context("no lower")?.source.clone())
 }

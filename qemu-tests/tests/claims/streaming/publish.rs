@@ -1,0 +1,73 @@
+//! A new version is published while machines stream the old one.
+
+use super::super::boots::{assert_clean, report};
+use super::super::fetching::publish::publish;
+use super::{SOON, alone, completion, identical, status};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use rootbeam::serve::log::Log;
+use rootbeam::serve::server::Server;
+use rootbeam_init::settings::values::Mode;
+use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::netns::{self, Boot, Guest, Network, Nic};
+use rootbeam_qemu_tests::outcome::Outcome;
+use rootbeam_qemu_tests::{archives, images};
+
+/// How many machines stream at once.
+const MACHINES: usize = 3;
+
+pub fn claims() -> Vec<Trial> {
+    vec![claim(
+        "streaming: machines finish the version that they began, whatever is published meanwhile",
+        &[netns::available],
+        finished,
+    )]
+}
+
+fn finished() -> Result<()> {
+    let (old, new) = (images::probe_with_noise(12 << 20)?, images::probe_with_noise(13 << 20)?);
+    let folder = tempfile::tempdir()?;
+    publish(&old, folder.path(), &[])?;
+    let network = Network::new()?;
+    // One wire for all, on which nobody is done before the new version is there.
+    let wire = |verb: &str, rate: &str| {
+        let words = format!("qdisc {verb} dev lan root tbf rate {rate} burst 256kb latency 50ms");
+        network.namespace().run("tc", &words)
+    };
+    wire("add", "24mbit")?;
+    let address = format!("{}:80", network.server()).parse()?;
+    let _server = network.namespace().enter(|| Server::start(folder.path(), address, Log::none()))??;
+    let words = format!("rootbeam.image={} rootbeam.mode=stream", network.url("/latest.manifest"));
+    let boot = Boot::new(&archives::for_namespaces()?).cmdline(&words).nic(Nic::on(&network)).limit(SOON);
+    let met = |mut guest: Guest| {
+        let (probe, world) = guest.probe()?.with_context(|| guest.console().last_lines())?;
+        Ok((guest, probe, world))
+    };
+    let guests = (0..MACHINES).map(|_| boot.start()).collect::<Result<Vec<_>>>()?;
+    let mut machines = guests.into_iter().map(met).collect::<Result<Vec<_>>>()?;
+    publish(&new, folder.path(), &[])?;
+    for (_, probe, _) in &mut machines {
+        let status = status(probe)?;
+        ensure!(!status.complete, "one was done already: {status:?}");
+    }
+    wire("change", "1gbit")?;
+    machines.push(met(boot.start()?)?);
+    let (old, new) = (std::fs::read(old)?, std::fs::read(new)?);
+    let expected = [(1, &old); MACHINES].into_iter().chain([(2, &new)]);
+    for ((guest, mut probe, world), (version, image)) in machines.into_iter().zip(expected) {
+        let checked = (|| -> Result<()> {
+            let report = report(&world)?;
+            equal(&(report.mode, report.failures.len()), &(Some(Mode::Stream), 0))?;
+            let about = report.image.context("no image in the report")?;
+            equal(&about.version, &Some(version))?;
+            identical(&mut probe, &about.device.context("no RAM disk in the report")?, image)?;
+            let done = completion(&mut probe)?;
+            equal(&(done.total, done.verified), &(image.len() as u64, image.len() as u64))?;
+            assert_clean(&alone(&mut probe)?)
+        })();
+        checked.with_context(|| format!("version {version}\n{}", guest.console().last_lines()))?;
+        probe.power_off()?;
+        equal(&guest.finish(Some(world))?.outcome, &Outcome::PoweredOff)?;
+    }
+    Ok(())
+}
