@@ -3,7 +3,7 @@
 use libc::c_long;
 use rootbeam_init::sys::sandbox::{KEEPER, Privileges};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{IntoRawFd, RawFd};
 use std::path::PathBuf;
 
 /// What an intruder finds open: more than a worker ever has.
@@ -19,26 +19,9 @@ impl Means {
         let pidfd = call(libc::SYS_pidfd_open, [bystander.into(), 0, 0, 0, 0, 0]).unwrap();
         let program = std::fs::File::open("/proc/self/exe").unwrap();
         let (socket, other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let means = Self {
-            bystander,
-            pidfd: pidfd as RawFd,
-            program: OwnedFd::from(program).as_raw_fd_forever(),
-            socket: OwnedFd::from(socket).as_raw_fd_forever(),
-        };
+        // Open for as long as this process is.
         std::mem::forget(other);
-        means
-    }
-}
-
-trait Forever {
-    fn as_raw_fd_forever(self) -> RawFd;
-}
-
-impl Forever for OwnedFd {
-    fn as_raw_fd_forever(self) -> RawFd {
-        let number = self.as_raw_fd();
-        std::mem::forget(self);
-        number
+        Self { bystander, pidfd: pidfd as RawFd, program: program.into_raw_fd(), socket: socket.into_raw_fd() }
     }
 }
 
