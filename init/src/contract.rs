@@ -91,8 +91,10 @@ pub mod fd {
     pub const NET_CHANNEL: i32 = 6;
     /// This program, for the fetch workers to come (keeper only).
     pub const PROGRAM: i32 = 7;
-    /// The folder of [`STREAM`](super::STREAM) (keeper only).
+    /// The workers' folder in /run (keeper only).
     pub const FOLDER: i32 = 8;
+    /// /run (keeper only).
+    pub const RUN: i32 = 11;
     /// What restarts the machine (keeper only, where it is to).
     pub const RESTART: i32 = 10;
     /// The fetch worker that runs, a pidfd (keeper only, and not always).

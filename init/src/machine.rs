@@ -13,13 +13,12 @@ use crate::modules::{self, Modules};
 use crate::receive::{self, Held, Received};
 use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport, Report, Share, StepReport};
 use crate::settings::source::Source;
-use crate::settings::values::{Mode, StreamStall, human, mac_text};
+use crate::settings::values::{Mode, human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
 use crate::{causes, clock, image, keys, root, streaming};
 use std::ffi::OsString;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -312,11 +311,7 @@ impl Machine {
     /// Ends the crew, or leaves it to complete the image that is streamed.
     pub fn part(&self, crew: Crew) -> Result<(), Failure> {
         if self.stack.streamed().is_some() {
-            let restart = match self.settings.stream_stall {
-                StreamStall::Reboot(_) => Some(streaming::restart()?),
-                StreamStall::Wait | StreamStall::Eio(_) => None,
-            };
-            let left = crew.leave(streaming::folder()?.as_fd(), restart.as_ref().map(AsFd::as_fd))?;
+            let left = crew.leave(&streaming::tools(&self.settings)?.descriptors())?;
             streaming::spare(&left);
             return Ok(());
         }

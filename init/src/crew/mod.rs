@@ -212,10 +212,10 @@ impl Crew {
         }
     }
 
-    /// Leaves the workers to a keeper, who works beside the booted system until the image is whole. `folder` is where it
-    /// says how far it is, `restart` what restarts the machine where that is asked for. Returns when it can do without the
-    /// files of the initramfs, at most after five seconds, and with the numbers of the processes that the image depends on.
-    pub fn leave(self, folder: BorrowedFd<'_>, restart: Option<BorrowedFd<'_>>) -> Result<Vec<i32>, Failure> {
+    /// Leaves the workers to a keeper, who works with `tools` beside the booted system until the image is whole. Returns
+    /// when it can do without the files of the initramfs, at most after five seconds, and with the numbers of the
+    /// processes that the image depends on.
+    pub fn leave(self, tools: &[(BorrowedFd<'_>, i32)]) -> Result<Vec<i32>, Failure> {
         let failed = |e: io::Error| broken(role::KEEPER, &e);
         let (Some(store), Program::Open(program)) = (&self.store, &self.program) else {
             return Err(failed(io::ErrorKind::NotFound.into()));
@@ -227,9 +227,8 @@ impl Crew {
             (self.fetcher.ring().as_fd(), fd::RING),
             (self.net.channel.as_fd(), fd::NET_CHANNEL),
             (program.as_fd(), fd::PROGRAM),
-            (folder, fd::FOLDER),
         ];
-        descriptors.extend(restart.map(|restart| (restart, fd::RESTART)));
+        descriptors.extend_from_slice(tools);
         descriptors.extend(self.fetcher.watched().map(|worker| (worker, fd::FETCH)));
         let keeper = worker::start(&self.program, role::KEEPER, &descriptors).map_err(failed)?;
         drop(childs);

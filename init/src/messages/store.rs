@@ -49,6 +49,11 @@ pub enum StoreOrder {
     },
     /// The loop device that stands on the served file comes along: set it on the image itself when that is complete.
     Device,
+    /// From now on a read of the served file waits so long and no longer, or as long as it takes.
+    Patience {
+        /// Seconds after that it fails with EIO; none: it waits.
+        eio_seconds: Option<u32>,
+    },
     /// The boot is over: exit with 0.
     Finish,
 }

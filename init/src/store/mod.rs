@@ -184,6 +184,11 @@ impl Worker {
                     let eio = eio_seconds.map(|seconds| Duration::from_secs(seconds.into()));
                     self.serve(connection, eio).map_err(|_| Stop::Broken)?;
                 }
+                Received::Message(StoreOrder::Patience { eio_seconds }, _) => {
+                    if let Some(streaming) = &mut self.streaming {
+                        streaming.be_patient(eio_seconds.map(|seconds| Duration::from_secs(seconds.into())));
+                    }
+                }
                 Received::Message(StoreOrder::Device, device) => {
                     if let (Some(streaming), Some(device)) = (&mut self.streaming, device) {
                         streaming.take_device(device);

@@ -147,6 +147,11 @@ impl Streaming {
         [told, self.eio.zip(state.stalled).map(|(eio, since)| since + eio)].into_iter().flatten().min()
     }
 
+    /// From now on a read fails after `eio`, where that is given.
+    pub fn be_patient(&mut self, eio: Option<Duration>) {
+        self.eio = eio;
+    }
+
     /// Lets reads fail where nothing has come for too long, and says whether something waits for long, where that
     /// changed.
     pub fn patience(&mut self, now: Instant) -> Option<bool> {

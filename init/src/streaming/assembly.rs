@@ -2,6 +2,7 @@
 //! PID 1 goes on printing and tending its workers.
 
 use super::attendant::Attendant;
+use super::{ending, warm};
 use crate::contract::STREAM_FILE;
 use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
@@ -13,7 +14,6 @@ use crate::receive::Received;
 use crate::root;
 use crate::settings::values::StreamStall;
 use crate::sys::channel::{self, Channel, Received as Packet};
-use crate::sys::tree::Root;
 use crate::sys::{fuse, mounts, worker};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -36,6 +36,7 @@ enum Built {
     Root {
         devices: Vec<String>,
         init: Vec<u8>,
+        systemd: bool,
         warnings: Vec<String>,
     },
     Failed(Failure),
@@ -65,11 +66,13 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
                 crew.order_store_with(&StoreOrder::Device, device.as_fd())?;
                 continue;
             }
-            Packet::Message(Built::Root { devices, init, warnings }, _) => {
+            Packet::Message(Built::Root { devices, init, systemd, warnings }, _) => {
                 warnings.into_iter().for_each(|text| machine.warn(text));
                 if attendant.released {
                     // No keeper would ever hear of it.
                     machine.stack.released();
+                } else if systemd && let Err(error) = ending::ask_systemd() {
+                    machine.warn(format!("a shutdown before the image is whole may wait for the network: {error}"));
                 }
                 return Ok((Mounted { devices }, OsString::from_vec(init).into()));
             }
@@ -111,17 +114,9 @@ fn root_of(machine: &Machine, received: &Received, line: &Channel<Built, Built>)
     let init = root::find_init(&new_root, &machine.settings, &machine.kernel)?;
     let warnings = root::check_modules(&new_root, &machine.kernel).into_iter().collect();
     machine.dress(&new_root);
-    warm(&new_root, &root::programs(&new_root, &init, &machine.kernel));
-    Ok(Built::Root { devices: mounted.devices, init: init.as_os_str().as_bytes().to_vec(), warnings })
-}
-
-/// Reads what the root switch and the exec read, so that neither waits: the init and what it runs by, and the mount
-/// points.
-fn warm(new_root: &Root, programs: &[PathBuf]) {
-    programs.iter().for_each(|program| new_root.read_through(program));
-    for name in root::switch::COMPANIONS {
-        let _ = new_root.look(Path::new(name));
-    }
+    warm::warm(&new_root, &init, &machine.kernel);
+    let systemd = warm::is_systemd(&new_root, &init);
+    Ok(Built::Root { devices: mounted.devices, init: init.as_os_str().as_bytes().to_vec(), systemd, warnings })
 }
 
 fn broken(cause: impl ToString) -> Failure {

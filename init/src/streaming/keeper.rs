@@ -2,6 +2,7 @@
 //! the workers and itself when the RAM disk stands by itself.
 
 use super::attendant::Attendant;
+use super::ending::{self, Ending};
 use super::{PIDS, PROGRAM, STATUS};
 use crate::contract::{fd, role};
 use crate::crew::Fetcher;
@@ -46,6 +47,11 @@ struct Keeper {
     fetcher: Fetcher,
     folder: Root,
     attendant: Attendant,
+    /// What a sysvinit tells its run level in.
+    run: Root,
+    ending: Ending,
+    /// After that a read fails, while the system runs.
+    eio: Option<u32>,
     /// How long something may wait to be read, and what then restarts the machine.
     reboot: Option<(Duration, Restart)>,
     written: Option<(Instant, Status)>,
@@ -71,6 +77,12 @@ impl Keeper {
             net: Channel::from_fd(inherited::take(fd::NET_CHANNEL)?),
             fetcher: Fetcher::new(running, inherited::take(fd::RING)?, program),
             folder: Root::from_fd(inherited::take(fd::FOLDER)?),
+            run: Root::from_fd(inherited::take(fd::RUN)?),
+            ending: Ending::default(),
+            eio: match settings.stream_stall {
+                StreamStall::Eio(seconds) => Some(seconds),
+                StreamStall::Wait | StreamStall::Reboot(_) => None,
+            },
             reboot: match settings.stream_stall {
                 StreamStall::Reboot(seconds) => {
                     Some((Duration::from_secs(seconds.into()), Restart::from_fd(inherited::take(fd::RESTART)?)))
@@ -92,7 +104,7 @@ impl Keeper {
         }
         self.tell(Instant::now());
         // Nobody else is left to do it.
-        for name in [PROGRAM, PIDS] {
+        for name in [PROGRAM, PIDS, ending::RUNNING] {
             let _ = self.folder.remove(Path::new(name));
         }
         let _ = self.store.send(&StoreOrder::Finish);
@@ -123,6 +135,7 @@ impl Keeper {
         if let Some(order) = self.attendant.order(now) {
             let _ = self.store.send(&order);
         }
+        self.heed_shutdown();
         if self.written.as_ref().is_none_or(|(when, _)| now.saturating_duration_since(*when) >= OFTEN) {
             self.tell(now);
         }
@@ -131,6 +144,25 @@ impl Keeper {
         let mut watched = vec![self.store.as_fd()];
         watched.extend(self.fetcher.watched());
         wait(&watched, bound).map(drop)
+    }
+
+    /// While the system shuts down nothing waits for long: what has not come by then mostly will not, and a process that
+    /// waits for it cannot be ended.
+    fn heed_shutdown(&mut self) {
+        // Neither is ever on the image, so neither look waits. What of utmp counts is at its beginning.
+        let running = self.folder.exists(Path::new(ending::RUNNING));
+        let utmp = self.run.read(Path::new(ending::UTMP), 64 << 10).ok().flatten().unwrap_or_default();
+        if !self.ending.look(running, &utmp) {
+            return;
+        }
+        let limit = u32::try_from(ending::PATIENCE.as_secs()).unwrap_or(u32::MAX);
+        let eio_seconds = if self.ending.now {
+            log::warn!("image: the system shuts down before it is whole: what has not come is not waited for any more");
+            Some(self.eio.map_or(limit, |eio| eio.min(limit)))
+        } else {
+            self.eio
+        };
+        let _ = self.store.send(&StoreOrder::Patience { eio_seconds });
     }
 
     /// Writes the status where it changed.

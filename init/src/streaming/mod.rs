@@ -2,23 +2,25 @@
 
 pub mod assembly;
 pub mod attendant;
+mod ending;
 pub mod keeper;
 pub mod status;
+mod warm;
 
-use crate::contract::role;
+use crate::contract::{fd, role};
 use crate::failure::{Failure, Step};
 use crate::image;
 use crate::layers::Order;
 use crate::messages::{ImageFacts, Trust};
 use crate::modules::Modules;
 use crate::settings::Settings;
-use crate::settings::values::Mode;
+use crate::settings::values::{Mode, StreamStall};
 use crate::sys::machine::Restart;
 use crate::sys::worker::Program;
 use crate::sys::{mounts, sandbox};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
@@ -62,14 +64,38 @@ pub fn program(settings: &Settings) -> Result<Program, Failure> {
         .map_err(|e| Failure::new(Step::Worker, role::KEEPER, format!("{FOLDER}: {e}"), "give the machine more RAM"))
 }
 
-/// The folder, for the keeper.
-pub fn folder() -> Result<File, Failure> {
-    File::open(FOLDER)
-        .map_err(|e| Failure::new(Step::Worker, FOLDER, e.to_string(), "report this as a bug, with the log"))
+/// What a keeper works with.
+#[derive(Debug)]
+pub struct Tools {
+    folder: File,
+    /// Where a sysvinit tells its run level.
+    run: File,
+    /// What restarts the machine, where that is asked for.
+    restart: Option<Restart>,
 }
 
-/// What restarts the machine, for the keeper.
-pub fn restart() -> Result<Restart, Failure> {
+impl Tools {
+    /// Each with the number that it has in the keeper.
+    pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, i32)> {
+        let restart = self.restart.iter().map(|restart| (restart.as_fd(), fd::RESTART));
+        [(self.folder.as_fd(), fd::FOLDER), (self.run.as_fd(), fd::RUN)].into_iter().chain(restart).collect()
+    }
+}
+
+/// Opens what the keeper works with.
+pub fn tools(settings: &Settings) -> Result<Tools, Failure> {
+    let open = |path: &str| {
+        File::open(path)
+            .map_err(|e| Failure::new(Step::Worker, path, e.to_string(), "report this as a bug, with the log"))
+    };
+    let restart = match settings.stream_stall {
+        StreamStall::Reboot(_) => Some(restart()?),
+        StreamStall::Wait | StreamStall::Eio(_) => None,
+    };
+    Ok(Tools { folder: open(FOLDER)?, run: open(RUN)?, restart })
+}
+
+fn restart() -> Result<Restart, Failure> {
     Restart::open().map_err(|e| {
         let remedy = "use a kernel with the magic SysRq key, or another rootbeam.stream.stall=";
         Failure::new(Step::Worker, "/proc/sysrq-trigger", e.to_string(), remedy)

@@ -3,6 +3,7 @@
 
 mod inits;
 mod kernels;
+mod shutdown;
 mod trouble;
 
 use super::boots::{assert_clean, report};
@@ -34,12 +35,16 @@ pub fn claims() -> Vec<Trial> {
     ];
     claims.extend(inits::claims());
     claims.extend(kernels::claims());
+    claims.extend(shutdown::claims());
     claims.extend(trouble::claims());
     claims
 }
 
 pub fn rows() -> Vec<Trial> {
-    kernels::rows()
+    let mut rows = kernels::rows();
+    rows.extend(inits::rows());
+    rows.extend(shutdown::rows());
+    rows
 }
 
 /// Where the image is on the server.
