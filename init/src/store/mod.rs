@@ -7,6 +7,7 @@ mod hashers;
 mod intake;
 mod lanes;
 pub mod locate;
+mod order;
 mod retry;
 mod sources;
 mod streaming;

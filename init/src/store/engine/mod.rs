@@ -11,6 +11,8 @@ mod demand;
 mod discovery;
 mod jobs;
 #[cfg(test)]
+mod ordered;
+#[cfg(test)]
 mod readers;
 mod request;
 mod schedule;
@@ -476,7 +478,8 @@ impl Engine {
         self.sources.next_round();
         self.sources.forgive_before(Stage::Image);
         self.tally.verified = 0;
-        let image = Transfer::new(size, chunk_size, hashes);
+        let mut image = Transfer::new(size, chunk_size, hashes);
+        image.set_order(plan.manifest.as_ref().map_or(&[], |manifest| &manifest.boot_order));
         // Without hashes there is no telling what of it is right.
         self.phase = if std::mem::take(&mut self.inherits) && image.has_hashes() {
             self.actions.push_back(Action::Recover);
