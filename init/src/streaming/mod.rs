@@ -4,6 +4,7 @@ pub mod assembly;
 pub mod attendant;
 pub mod keeper;
 pub mod status;
+mod trace;
 
 use crate::contract::role;
 use crate::failure::{Failure, Step};
@@ -32,6 +33,8 @@ pub const PROGRAM: &str = "rootbeam";
 const LINK: &str = "/run/rootbeam/stream.json";
 /// How far it is, in the folder.
 pub const STATUS: &str = "status.json";
+/// What the booted system reads first, in the folder, where that is recorded.
+pub const TRACE: &str = "trace";
 /// Which processes a sysvinit has to spare, in the folder.
 pub const PIDS: &str = "pids";
 /// Where Debian's sysvinit looks for such lists before it ends all processes (/etc/init.d/sendsigs).

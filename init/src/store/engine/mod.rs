@@ -30,6 +30,7 @@ use super::Millis;
 use super::sources::{Sources, Stage};
 use super::superblock::SuperblockFacts;
 use super::transfer::{Hashes, Transfer};
+use crate::boot_order::Subject;
 use crate::digest::Sha256;
 use crate::manifest::{CHUNK_SIZE, Manifest};
 use crate::messages::{ImageFacts, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
@@ -454,6 +455,12 @@ impl Engine {
             }
             _ => None,
         }
+    }
+
+    /// The image that has a manifest, while it comes.
+    pub fn subject(&self) -> Option<Subject> {
+        let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, .. } = &self.phase else { return None };
+        Some(Subject { size: manifest.size, chunk_size: manifest.chunk_size, sha256: manifest.sha256 })
     }
 
     fn image_facts(&self, plan: &Plan, image: &Transfer) -> Option<ImageFacts> {
