@@ -63,7 +63,7 @@ fn traces_become_an_order_and_that_a_part_of_the_manifest_and_of_what_is_publish
 
     assert_eq!(scene.make_manifest("order").0, 0);
     assert_eq!(scene.manifest().boot_order, [4, 0, 5, 1, 2]);
-    let (shown, _) = succeed(rootbeam().args(["image", "show"]).arg(scene.path("web.squashfs")));
+    let (shown, _) = succeed(rootbeam().args(["image", "show"]).arg(scene.path("web.squashfs.manifest")));
     assert!(shown.contains("5 chunks (320.0 KiB) come first when it is streamed"), "{shown}");
     succeed(rootbeam().args(["image", "publish"]).arg(scene.path("web.squashfs")).arg(scene.path("www")));
     let published = Manifest::parse(&fs::read(scene.path("www/latest.manifest")).unwrap()).unwrap();
