@@ -289,6 +289,9 @@ impl Machine {
 
     /// Makes a root of images that are whole: what is there from an attempt before is not made again.
     pub fn assemble(&mut self, crew: &Crew) -> Result<(Mounted, PathBuf), Failure> {
+        if self.settings.stream_trace.is_some() {
+            self.warn("no trace is recorded: the image is whole before the system reads of it".to_owned());
+        }
         let mounted = match self.mounted.clone() {
             Some(mounted) => mounted,
             None => {

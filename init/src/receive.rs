@@ -151,6 +151,7 @@ impl Download {
                 Some(News::Store(
                     StoreNews::NeedFetcher
                     | StoreNews::Released
+                    | StoreNews::Touched { .. }
                     | StoreNews::NotReleased { .. }
                     | StoreNews::ReadWaits
                     | StoreNews::ReadGoesOn,

@@ -7,12 +7,15 @@ mod hashers;
 mod intake;
 mod lanes;
 pub mod locate;
+mod order;
 mod retry;
 mod sources;
 mod streaming;
 pub mod superblock;
+mod trace;
 mod transfer;
 
+use crate::boot_order::Subject;
 use crate::contract::{LANE_BYTES, LANES, role};
 use crate::digest::Sha256;
 use crate::messages::{FetchNews, FetchOrder, FetchWarning, StoreNews, StoreOrder};
@@ -31,6 +34,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 pub use streaming::LONG;
 use streaming::{End, Streaming};
+pub use trace::PIECE;
+use trace::Trace;
 use transfer::Transfer;
 
 /// Milliseconds since the worker's start.
@@ -76,7 +81,10 @@ struct Worker {
     engine: Option<Engine>,
     /// The image as a file, once PID 1 asked for that.
     streaming: Option<Streaming>,
-    opened: bool,
+    /// Whether it is to be kept what is read first.
+    traces: bool,
+    /// What could be served, once that was told.
+    opened: Option<Subject>,
     fetcher: Option<Fetcher>,
     outbox: VecDeque<StoreNews>,
     time_told: bool,
@@ -104,7 +112,8 @@ impl Worker {
             image,
             engine: None,
             streaming: None,
-            opened: false,
+            traces: false,
+            opened: None,
             fetcher: None,
             outbox: VecDeque::new(),
             time_told: false,
@@ -187,6 +196,18 @@ impl Worker {
                 Received::Message(StoreOrder::Patience { eio_seconds }, _) => {
                     if let Some(streaming) = &mut self.streaming {
                         streaming.be_patient(eio_seconds.map(|seconds| Duration::from_secs(seconds.into())));
+                    }
+                }
+                Received::Message(StoreOrder::Trace, _) => self.traces = true,
+                Received::Message(StoreOrder::Touched { from }, _) => {
+                    let piece = self.streaming.as_ref().and_then(|streaming| streaming.touched(from));
+                    self.outbox.extend(piece.map(|(Subject { size, chunk_size, sha256 }, chunks)| {
+                        StoreNews::Touched { size, chunk_size, sha256, chunks }
+                    }));
+                }
+                Received::Message(StoreOrder::TraceEnds, _) => {
+                    if let Some(streaming) = &mut self.streaming {
+                        streaming.trace_ends();
                     }
                 }
                 Received::Message(StoreOrder::Device, device) => {
@@ -290,13 +311,15 @@ impl Worker {
 
     /// Serves the image as a file; what is there already is told to it.
     fn serve(&mut self, connection: Option<OwnedFd>, eio: Option<Duration>) -> io::Result<()> {
-        let image = self.engine.as_ref().and_then(Engine::transfer);
-        let (Some(connection), Some(image)) = (connection, image) else {
+        let (Some(connection), Some(subject)) = (connection, self.opened) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let (size, chunk_size) = (image.size(), image.chunk_size());
-        let streaming =
-            Streaming::start(connection, self.image.handle()?, size, chunk_size, |chunk| image.has(chunk), eio)?;
+        // Once all is there the engine has none any more.
+        let image = self.engine.as_ref().and_then(Engine::transfer);
+        let have = |chunk| image.is_none_or(|image| image.has(chunk));
+        let (size, chunk_size) = (image.map_or(subject.size, Transfer::size), subject.chunk_size.into());
+        let trace = self.traces.then(|| Trace::new(subject));
+        let streaming = Streaming::start(connection, self.image.handle()?, size, chunk_size, have, eio, trace)?;
         let streaming = self.streaming.insert(streaming);
         // The last chunk may have come between the news and the order.
         if self.image.is_sealed()? {
@@ -311,10 +334,11 @@ impl Worker {
 
     /// Takes up what readers of the served file want, and what became of it; tells when it could be served.
     fn tend_stream(&mut self) {
-        if !self.opened
-            && let Some(facts) = self.engine.as_ref().and_then(Engine::servable)
+        if self.opened.is_none()
+            && let Some((facts, subject)) =
+                self.engine.as_ref().and_then(|engine| engine.servable().zip(engine.subject()))
         {
-            self.opened = true;
+            self.opened = Some(subject);
             self.outbox.push_back(StoreNews::Opened { facts });
         }
         let Some(streaming) = &mut self.streaming else { return };

@@ -53,6 +53,9 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
         StreamStall::Eio(seconds) => Some(seconds),
         StreamStall::Wait | StreamStall::Reboot(_) => None,
     };
+    if machine.settings.stream_trace.is_some() {
+        crew.order_store(StoreOrder::Trace)?;
+    }
     crew.order_store_with(&StoreOrder::Serve { eio_seconds }, connection.as_fd())?;
     // The store alone holds the connection: with it the served file ends.
     drop(connection);

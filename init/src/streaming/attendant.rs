@@ -123,6 +123,7 @@ impl Attendant {
             | StoreNews::Time { .. }
             | StoreNews::Source { .. }
             | StoreNews::Opened { .. }
+            | StoreNews::Touched { .. }
             | StoreNews::Absent => {}
         }
     }

@@ -3,7 +3,9 @@
 
 use super::attendant::Attendant;
 use super::ending::{self, Ending};
-use super::{PIDS, PROGRAM, STATUS};
+use super::trace::Recorder;
+use super::{FOLDER, PIDS, PROGRAM, STATUS, TRACE};
+use crate::boot_order::Subject;
 use crate::contract::{fd, role};
 use crate::crew::Fetcher;
 use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
@@ -52,6 +54,7 @@ struct Keeper {
     ending: Ending,
     /// After that a read fails, while the system runs.
     eio: Option<u32>,
+    recorder: Option<Recorder>,
     /// How long something may wait to be read, and what then restarts the machine.
     reboot: Option<(Duration, Restart)>,
     written: Option<(Instant, Status)>,
@@ -90,6 +93,9 @@ impl Keeper {
                 StreamStall::Wait | StreamStall::Eio(_) => None,
             },
             attendant: Attendant::new(settings.image, kernel),
+            recorder: settings
+                .stream_trace
+                .map(|seconds| Recorder::new(Instant::now(), Duration::from_secs(seconds.into()))),
             written: None,
         })
     }
@@ -117,6 +123,9 @@ impl Keeper {
         loop {
             match self.store.receive()? {
                 Received::Message(StoreNews::NeedFetcher, _) => self.fetcher.renew(),
+                Received::Message(StoreNews::Touched { size, chunk_size, sha256, chunks }, _) => {
+                    self.record(Subject { size, chunk_size, sha256 }, &chunks);
+                }
                 Received::Message(news, _) => self.attendant.hear(news, Instant::now()),
                 Received::Empty => break,
                 Received::Closed | Received::Malformed(_) => return Err(io::Error::other("the store has ended")),
@@ -136,10 +145,16 @@ impl Keeper {
             let _ = self.store.send(&order);
         }
         self.heed_shutdown();
+        if let Some(recorder) = &mut self.recorder
+            && recorder.order(now).is_some_and(|order| self.store.send(&order).is_err())
+        {
+            recorder.unsent(now);
+        }
         if self.written.as_ref().is_none_or(|(when, _)| now.saturating_duration_since(*when) >= OFTEN) {
             self.tell(now);
         }
-        let until = [self.fetcher.due(), self.attendant.due()].into_iter().flatten().min();
+        let recorder = self.recorder.as_ref().and_then(Recorder::due);
+        let until = [self.fetcher.due(), self.attendant.due(), recorder].into_iter().flatten().min();
         let bound = until.map_or(OFTEN, |until| until.saturating_duration_since(now).min(OFTEN));
         let mut watched = vec![self.store.as_fd()];
         watched.extend(self.fetcher.watched());
@@ -163,6 +178,19 @@ impl Keeper {
             self.eio
         };
         let _ = self.store.send(&StoreOrder::Patience { eio_seconds });
+    }
+
+    /// Writes what is read first.
+    fn record(&mut self, subject: Subject, chunks: &[u32]) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let Some(text) = recorder.hear(subject, chunks, Instant::now()) else { return };
+        match self.folder.replace(Path::new(TRACE), text.as_bytes()) {
+            Err(error) => log::warn!("{}: {TRACE}: {error}", role::KEEPER),
+            Ok(()) if recorder.has_ended() => {
+                log::info!("image: what the system read first is in {FOLDER}/{TRACE}, for `rootbeam trace`");
+            }
+            Ok(()) => {}
+        }
     }
 
     /// Writes the status where it changed.

@@ -5,6 +5,7 @@ pub mod attendant;
 mod ending;
 pub mod keeper;
 pub mod status;
+mod trace;
 mod warm;
 
 use crate::contract::{fd, role};
@@ -34,6 +35,8 @@ pub const PROGRAM: &str = "rootbeam";
 const LINK: &str = "/run/rootbeam/stream.json";
 /// How far it is, in the folder.
 pub const STATUS: &str = "status.json";
+/// What the booted system reads first, in the folder, where that is recorded.
+pub const TRACE: &str = "trace";
 /// Which processes a sysvinit has to spare, in the folder.
 pub const PIDS: &str = "pids";
 /// Where Debian's sysvinit looks for such lists before it ends all processes (/etc/init.d/sendsigs).
