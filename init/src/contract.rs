@@ -85,7 +85,7 @@ pub mod fd {
     pub const IMAGE: i32 = 4;
     /// The staging ring's memfd (store, fetch and keeper).
     pub const RING: i32 = 5;
-    /// Where the keeper says that it has begun.
+    /// Where the keeper hears what came so far, and says that it has begun.
     pub const READY: i32 = 4;
     /// The net worker's channel (keeper only).
     pub const NET_CHANNEL: i32 = 6;

@@ -7,7 +7,7 @@ use crate::digest::Sha256;
 use crate::failure::{Failure, Step};
 use crate::label::Label;
 use crate::manifest::MAX_LAYERS;
-use crate::messages::{FetchCause, StoreCause, Trust, Wanted};
+use crate::messages::{FetchCause, StoreCause, Tally, Trust, Wanted};
 use crate::modules::Modules;
 use crate::receive::{Download, Held, Received};
 use crate::settings::Settings;
@@ -79,6 +79,13 @@ impl Stack {
     /// The image that is streamed, where one is.
     pub fn streamed(&self) -> Option<&Received> {
         self.done.iter().flatten().find(|received| received.held == Held::Streaming)
+    }
+
+    /// So much of what is streamed has come by now.
+    pub fn came(&mut self, tally: Tally) {
+        for received in self.done.iter_mut().flatten().filter(|received| received.held == Held::Streaming) {
+            received.tally = tally;
+        }
     }
 
     /// What was streamed stands on its own memory already.
@@ -232,7 +239,7 @@ pub fn layers_of(settings: &Settings, trust: Trust, named: &[Label]) -> Result<V
 mod tests {
     use super::*;
     use crate::admission::{Admitted, Memory};
-    use crate::messages::{ImageFacts, Tally};
+    use crate::messages::ImageFacts;
     use crate::report::tests::facts;
 
     fn settings(line: &str) -> Settings {

@@ -313,8 +313,8 @@ impl Machine {
 
     /// Ends the crew, or leaves it to complete the image that is streamed.
     pub fn part(&self, crew: Crew) -> Result<(), Failure> {
-        if self.stack.streamed().is_some() {
-            let left = crew.leave(&streaming::tools(&self.settings)?.descriptors())?;
+        if let Some(streamed) = self.stack.streamed() {
+            let left = crew.leave(&streaming::tools(&self.settings)?.descriptors(), streamed.tally)?;
             streaming::spare(&left);
             return Ok(());
         }

@@ -5,7 +5,7 @@ mod fetcher;
 
 use crate::contract::{RING_BYTES, fd, role};
 use crate::failure::{Failure, Step};
-use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder};
+use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
 use crate::modules::Uevent;
 use crate::sys::channel::{self, Channel, Received};
 use crate::sys::memory;
@@ -212,15 +212,16 @@ impl Crew {
         }
     }
 
-    /// Leaves the workers to a keeper, who works with `tools` beside the booted system until the image is whole. Returns
-    /// when it can do without the files of the initramfs, at most after five seconds, and with the numbers of the
-    /// processes that the image depends on.
-    pub fn leave(self, tools: &[(BorrowedFd<'_>, i32)]) -> Result<Vec<i32>, Failure> {
+    /// Leaves the workers to a keeper, who works with `tools` beside the booted system until the image is whole, of which
+    /// `tally` came so far. Returns when it can do without the files of the initramfs, at most after five seconds, and with
+    /// the numbers of the processes that the image depends on.
+    pub fn leave(self, tools: &[(BorrowedFd<'_>, i32)], tally: Tally) -> Result<Vec<i32>, Failure> {
         let failed = |e: io::Error| broken(role::KEEPER, &e);
         let (Some(store), Program::Open(program)) = (&self.store, &self.program) else {
             return Err(failed(io::ErrorKind::NotFound.into()));
         };
-        let (line, childs) = channel::pair::<KeeperNews, KeeperNews>().map_err(failed)?;
+        let (line, childs) = channel::pair::<Tally, KeeperNews>().map_err(failed)?;
+        line.send(&tally).map_err(|e| broken(role::KEEPER, &e))?;
         let mut descriptors = vec![
             (store.channel.as_fd(), fd::STORE_CHANNEL),
             (childs.as_fd(), fd::READY),

@@ -8,7 +8,7 @@ use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::image::{self, Mounted};
 use crate::machine::Machine;
-use crate::messages::StoreOrder;
+use crate::messages::{StoreOrder, Tally};
 use crate::network;
 use crate::receive::Received;
 use crate::root;
@@ -62,7 +62,8 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
 
     let (line, childs) = channel::pair::<Built, Built>().map_err(broken)?;
     let child = worker::fork(|| build(machine, &received, childs)).map_err(broken)?;
-    let mut attendant = Attendant::new(machine.settings.image.clone(), machine.kernel.release.clone());
+    let before = Tally { total: received.facts.size, ..received.tally };
+    let mut attendant = Attendant::new(machine.settings.image.clone(), machine.kernel.release.clone(), before);
     loop {
         match line.receive().map_err(broken)? {
             Packet::Message(Built::Device, Some(device)) => {
@@ -71,6 +72,8 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
             }
             Packet::Message(Built::Root { devices, init, systemd, warnings }, _) => {
                 warnings.into_iter().for_each(|text| machine.warn(text));
+                // The store tells it again only when more has come.
+                machine.stack.came(attendant.tally());
                 if attendant.released {
                     // No keeper would ever hear of it.
                     machine.stack.released();
@@ -109,7 +112,8 @@ fn root_of(machine: &Machine, received: &Received, line: &Channel<Built, Built>)
     let served = |e: io::Error| Failure::new(Step::Mount, SERVED, e.to_string(), "report this as a bug, with the log");
     let file = File::open(Path::new(SERVED).join(STREAM_FILE)).map_err(served)?;
     let device = image::attach(&file)?;
-    // From here on nobody can reach the file but the loop device.
+    // From here on nobody can reach the file but the loop device, and it goes when that lets go of it.
+    drop(file);
     mounts::detach(Path::new(SERVED)).and_then(|()| std::fs::remove_dir(SERVED)).map_err(served)?;
     line.send_with(&Built::Device, device.open.as_fd()).map_err(broken)?;
     let mounted = image::mount(&[(device, received)])?;

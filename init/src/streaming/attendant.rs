@@ -26,8 +26,8 @@ pub struct Attendant {
 }
 
 impl Attendant {
-    /// For an image from `sources`, on a kernel of that release.
-    pub fn new(sources: Vec<Source>, kernel: String) -> Self {
+    /// For an image from `sources` of which `tally` came before, on a kernel of that release.
+    pub fn new(sources: Vec<Source>, kernel: String, tally: Tally) -> Self {
         Self {
             sources,
             kernel,
@@ -35,7 +35,7 @@ impl Attendant {
             last: None,
             failed: None,
             again: None,
-            tally: Tally::default(),
+            tally,
             waits: None,
             released: false,
         }

@@ -44,6 +44,8 @@ pub struct Status {
 
 /// What the keeper holds.
 struct Keeper {
+    /// PID 1, until it was told that this process has begun.
+    ready: Option<Channel<KeeperNews, Tally>>,
     store: Channel<StoreOrder, StoreNews>,
     net: Channel<NetOrder, NetNews>,
     fetcher: Fetcher,
@@ -75,7 +77,10 @@ pub fn main(settings: Settings, kernel: String, running: Option<Worker>) -> i32 
 impl Keeper {
     fn new(settings: Settings, kernel: String, running: Option<Worker>) -> io::Result<Self> {
         let program = Program::Open(inherited::take(fd::PROGRAM)?);
+        let ready = Channel::from_fd(inherited::take(fd::READY)?);
+        let Received::Message(came, _) = ready.receive()? else { return Err(io::ErrorKind::InvalidInput.into()) };
         Ok(Self {
+            ready: Some(ready),
             store: Channel::from_fd(inherited::take(fd::STORE_CHANNEL)?),
             net: Channel::from_fd(inherited::take(fd::NET_CHANNEL)?),
             fetcher: Fetcher::new(running, inherited::take(fd::RING)?, program),
@@ -92,7 +97,7 @@ impl Keeper {
                 }
                 StreamStall::Wait | StreamStall::Eio(_) => None,
             },
-            attendant: Attendant::new(settings.image, kernel),
+            attendant: Attendant::new(settings.image, kernel, came),
             recorder: settings
                 .stream_trace
                 .map(|seconds| Recorder::new(Instant::now(), Duration::from_secs(seconds.into()))),
@@ -102,9 +107,9 @@ impl Keeper {
 
     fn run(&mut self) -> io::Result<()> {
         // PID 1 waits for this before it deletes the files that this process has begun with.
-        let ready = Channel::<KeeperNews, KeeperNews>::from_fd(inherited::take(fd::READY)?);
-        ready.send(&KeeperNews::Begun).map_err(io::Error::other)?;
-        drop(ready);
+        if let Some(ready) = self.ready.take() {
+            ready.send(&KeeperNews::Begun).map_err(io::Error::other)?;
+        }
         while !self.attendant.released {
             self.turn()?;
         }

@@ -3,6 +3,8 @@
 use super::outlive::{self, RootFile};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+#[cfg(target_arch = "x86_64")]
+use seccompiler::sock_filter;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -95,7 +97,7 @@ pub fn leave_root() -> io::Result<()> {
 
 /// Calls that no worker has any business with; they answer EPERM. With user 0 as the real one the ids could be had back,
 /// and the system's processes be ended.
-const NEVER: [i64; 38] = [
+const NEVER: [i64; 41] = [
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -134,6 +136,11 @@ const NEVER: [i64; 38] = [
     libc::SYS_fsopen,
     libc::SYS_move_mount,
     libc::SYS_userfaultfd,
+    // The kernel starts a program of the system's for it, as its root.
+    libc::SYS_request_key,
+    // What it is asked to open, to connect and to send passes no filter.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
 ];
 
 /// What the keeper alone does: it starts fetch workers from a program that is open, and ends them.
@@ -152,7 +159,15 @@ const OLDER: [i64; 0] = [];
 /// The filters, each of which has the last word on what it names.
 fn filters(keep: Privileges) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     let mut denied: Rules = NEVER.iter().map(|call| (*call, Vec::new())).collect();
-    let mut filters = Vec::new();
+    let mut filters = vec![filter([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?];
+    #[cfg(target_arch = "x86_64")]
+    filters.push(no_other_numbers());
+    denied.insert(libc::SYS_clone, each(NAMESPACES, |flag| masked(0, flag as u64, flag as u64))?);
+    // To signal user 0's processes the kernel asks for no more than user 0 as the real id. Own threads may be: abort(3).
+    let own = u64::from(rustix::process::getpid().as_raw_nonzero().get().cast_unsigned());
+    denied.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Ne, own)?]);
+    denied.insert(libc::SYS_fcntl, each([F_SETOWN, F_SETSIG, F_SETOWN_EX], |command| is(1, command))?);
+    denied.insert(libc::SYS_ioctl, each([FIOSETOWN, SIOCSPGRP], |request| is(1, request))?);
     if keep == Privileges::Keeper {
         denied.insert(libc::SYS_setresuid, other_ids()?);
     } else {
@@ -160,30 +175,76 @@ fn filters(keep: Privileges) -> Result<Vec<BpfProgram>, seccompiler::BackendErro
     }
     if keep == Privileges::Nothing {
         denied.extend(NO_FILES_NO_SOCKETS.iter().chain(&OLDER).map(|call| (*call, Vec::new())));
-        denied.insert(libc::SYS_clone, vec![no_thread()?]);
-        // A filter cannot look into the structure that clone3 takes; told that there is none, the C library uses clone.
-        filters.push(filter([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?);
+        denied.entry(libc::SYS_clone).or_default().push(masked(0, libc::CLONE_THREAD as u64, 0)?);
     }
     filters.push(filter(denied, libc::EPERM)?);
     Ok(filters)
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+type Rule = Result<SeccompRule, seccompiler::BackendError>;
+
+/// A rule for each of `values`.
+fn each<T, const N: usize>(
+    values: [T; N],
+    rule: impl Fn(T) -> Rule,
+) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    values.into_iter().map(rule).collect()
+}
+
+/// The argument's lower half compares so: what the kernel takes an `int` from.
+fn rule(argument: u8, compares: SeccompCmpOp, value: u64) -> Rule {
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compares, value)?])
+}
+
+fn is(argument: u8, value: u64) -> Rule {
+    rule(argument, SeccompCmpOp::Eq, value)
+}
+
+/// The argument has `value` in these bits.
+fn masked(argument: u8, bits: u64, value: u64) -> Rule {
+    let compares = SeccompCmpOp::MaskedEq(bits);
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Qword, compares, value)?])
+}
 
 /// setresuid(2) of any id that is not the keeper's own.
 fn other_ids() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let other = |argument| {
-        let other = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, KEEPER.into())?;
-        SeccompRule::new(vec![other])
-    };
-    (0..3).map(other).collect()
+    each([0, 1, 2], |argument| rule(argument, SeccompCmpOp::Ne, KEEPER.into()))
 }
 
-/// clone(2) of a process: its flags, the first argument, have no CLONE_THREAD.
-fn no_thread() -> Result<SeccompRule, seccompiler::BackendError> {
-    let thread = libc::CLONE_THREAD as u64;
-    let none = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)?;
-    SeccompRule::new(vec![none])
+/// Flags of clone(2) that make a namespace: in one of users everybody has every capability. A filter cannot look into the
+/// structure that clone3 takes; told that there is none, the C library uses clone.
+const NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// Requests of fcntl(2) and ioctl(2) to have a signal, any one, sent to a process (asm-generic/fcntl.h, sockios.h): the
+/// real id of who asks for it is what the kernel looks at.
+const F_SETOWN: u64 = 8;
+const F_SETSIG: u64 = 10;
+const F_SETOWN_EX: u64 = 15;
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
+
+/// The same calls have other numbers too, where the kernel was built with x32 (asm/unistd.h): those are none of a
+/// worker's.
+#[cfg(target_arch = "x86_64")]
+fn no_other_numbers() -> BpfProgram {
+    const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+    let step = |code: u32, jt, k| sock_filter { code: code as u16, jt, jf: 0, k };
+    vec![
+        // The number is the first field of struct seccomp_data.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, X32_SYSCALL_BIT),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+    ]
 }
 
 fn filter(rules: Rules, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
