@@ -253,15 +253,17 @@ impl Machine {
 
     /// Keeps whether the image is streamed, and why not where that was asked for.
     fn take_mode(&mut self, order: &Order, received: &Received) {
-        if order.is_layer() {
-            return;
-        }
-        self.report.mode = Some(match received.held {
+        let mode = match received.held {
             Held::Streaming => Mode::Stream,
             Held::Whole { .. } => Mode::Ram,
-        });
+        };
+        // One image that is streamed makes a boot that streams.
+        if self.report.mode != Some(Mode::Stream) {
+            self.report.mode = Some(mode);
+        }
         if let Held::Whole { because: Some(why) } = &received.held {
-            let text = format!("the image is loaded before it is used: {why}");
+            let name = if order.is_layer() { order.to_string() } else { "image".to_owned() };
+            let text = format!("the {name} is loaded before it is used: {why}");
             match self.settings.mode {
                 Mode::Stream => self.warn(text),
                 Mode::Ram | Mode::Auto => log::info!("{text}"),
@@ -296,8 +298,11 @@ impl Machine {
             Some(mounted) => mounted,
             None => {
                 let images = self.stack.images(crew);
-                image::require_kernel(images.iter().map(|(_, received)| received.facts.filesystem), &mut self.modules)?;
-                let attached = |(memory, received)| Ok((image::attach(memory)?, received));
+                image::require_kernel(
+                    images.iter().map(|(.., received)| received.facts.filesystem),
+                    &mut self.modules,
+                )?;
+                let attached = |(_, memory, received)| Ok((image::attach(memory)?, received));
                 image::mount(&images.into_iter().map(attached).collect::<Result<Vec<_>, Failure>>()?)?
             }
         };
@@ -311,15 +316,19 @@ impl Machine {
         Ok((mounted, init))
     }
 
-    /// Ends the crew, or leaves it to complete the image that is streamed.
-    pub fn part(&self, crew: Crew) -> Result<(), Failure> {
-        if let Some(streamed) = self.stack.streamed() {
-            let left = crew.leave(&streaming::tools(&self.settings)?.descriptors(), streamed.tally)?;
-            streaming::spare(&left);
+    /// Ends the crew, or leaves those of it who complete the images that are streamed.
+    pub fn part(&self, mut crew: Crew) -> Result<(), Failure> {
+        let left = self.stack.streams.left(self.settings.stream_trace.is_some());
+        if left.is_empty() {
+            crew.dismiss()?;
+            streaming::clear();
             return Ok(());
         }
-        crew.dismiss()?;
-        streaming::clear();
+        for whole in (0..crew.images().count()).filter(|number| !self.stack.streams.has(*number)) {
+            crew.finish_image(whole)?;
+        }
+        let pids = crew.leave(&streaming::tools(&self.settings)?.descriptors(), left)?;
+        streaming::spare(&pids);
         Ok(())
     }
 

@@ -5,13 +5,13 @@ pub mod attendant;
 mod ending;
 pub mod keeper;
 pub mod status;
+pub mod streams;
 mod trace;
 mod warm;
 
 use crate::contract::{fd, role};
 use crate::failure::{Failure, Step};
 use crate::image;
-use crate::layers::Order;
 use crate::messages::{ImageFacts, Trust};
 use crate::modules::Modules;
 use crate::settings::Settings;
@@ -128,10 +128,7 @@ pub fn clear() {
 }
 
 /// Why an image is not streamed, though it could be by what it is; none where it is.
-pub fn obstacle(facts: &ImageFacts, order: &Order, settings: &Settings, modules: &mut Modules) -> Option<String> {
-    if order.is_layer() || !facts.layers.is_empty() || !settings.layers.is_empty() {
-        return Some("an image with layers is not streamed".to_owned());
-    }
+pub fn obstacle(facts: &ImageFacts, modules: &mut Modules) -> Option<String> {
     if facts.trust == Trust::Unverified {
         return Some("nothing vouches for its chunks".to_owned());
     }

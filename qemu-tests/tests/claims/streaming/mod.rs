@@ -3,6 +3,7 @@
 
 mod inits;
 mod kernels;
+mod layers;
 mod order;
 mod shutdown;
 mod trouble;
@@ -37,6 +38,7 @@ pub fn claims() -> Vec<Trial> {
     ];
     claims.extend(inits::claims());
     claims.extend(kernels::claims());
+    claims.extend(layers::claims());
     claims.extend(shutdown::claims());
     claims.extend(order::claims());
     claims.extend(trouble::claims());
