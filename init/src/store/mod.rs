@@ -314,15 +314,17 @@ impl Worker {
         let (Some(connection), Some(subject)) = (connection, self.opened) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        // Once all is there the engine has none any more.
-        let image = self.engine.as_ref().and_then(Engine::transfer);
-        let have = |chunk| image.is_none_or(|image| image.has(chunk));
+        // The last chunk may have come between the news and the order: then the engine has no transfer any more.
+        let (image, sealed) = (self.engine.as_ref().and_then(Engine::transfer), self.image.is_sealed()?);
+        if image.is_none() && !sealed {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let have = |chunk| image.map_or(sealed, |image| image.has(chunk));
         let (size, chunk_size) = (image.map_or(subject.size, Transfer::size), subject.chunk_size.into());
         let trace = self.traces.then(|| Trace::new(subject));
         let streaming = Streaming::start(connection, self.image.handle()?, size, chunk_size, have, eio, trace)?;
         let streaming = self.streaming.insert(streaming);
-        // The last chunk may have come between the news and the order.
-        if self.image.is_sealed()? {
+        if sealed {
             streaming.sealed();
         }
         let now = self.now();
