@@ -22,8 +22,8 @@ impl Means {
         let means = Self {
             bystander,
             pidfd: pidfd as RawFd,
-            program: OwnedFd::from(program).as_raw_fd_forever(),
-            socket: OwnedFd::from(socket).as_raw_fd_forever(),
+            program: OwnedFd::from(program).into_raw_fd_forever(),
+            socket: OwnedFd::from(socket).into_raw_fd_forever(),
         };
         std::mem::forget(other);
         means
@@ -31,11 +31,11 @@ impl Means {
 }
 
 trait Forever {
-    fn as_raw_fd_forever(self) -> RawFd;
+    fn into_raw_fd_forever(self) -> RawFd;
 }
 
 impl Forever for OwnedFd {
-    fn as_raw_fd_forever(self) -> RawFd {
+    fn into_raw_fd_forever(self) -> RawFd {
         let number = self.as_raw_fd();
         std::mem::forget(self);
         number
