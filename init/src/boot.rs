@@ -76,10 +76,10 @@ fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
 /// From the verified images to a root that is fit to be entered.
 fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
     let step = machine.begin(Step::Mount);
-    let size = machine.stack.images(crew).iter().map(|(_, received)| received.facts.size).sum();
-    let assembled = match machine.stack.streamed() {
-        Some(_) => streaming::assembly::assemble(machine, crew)?,
-        None => machine.assemble(crew)?,
+    let size = machine.stack.images(crew).iter().map(|(.., received)| received.facts.size).sum();
+    let assembled = match machine.stack.streams.are_there() {
+        true => streaming::assembly::assemble(machine, crew)?,
+        false => machine.assemble(crew)?,
     };
     machine.end(step, format!("root on {}", assembled.0.devices.join(", ")), size);
     Ok(assembled)

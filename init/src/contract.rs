@@ -83,20 +83,38 @@ pub mod fd {
     pub const STORE_CHANNEL: i32 = 3;
     /// The image memfd (store only).
     pub const IMAGE: i32 = 4;
-    /// The staging ring's memfd (store, fetch and keeper).
+    /// The staging ring's memfd (store and fetch).
     pub const RING: i32 = 5;
-    /// Where the keeper hears what came so far, and says that it has begun.
+    /// Where the keeper hears what is left to it, and says that it has begun.
     pub const READY: i32 = 4;
     /// The net worker's channel (keeper only).
     pub const NET_CHANNEL: i32 = 6;
     /// This program, for the fetch workers to come (keeper only).
     pub const PROGRAM: i32 = 7;
-    /// The folder of [`STREAM`](super::STREAM) (keeper only).
+    /// The workers' folder in /run (keeper only).
     pub const FOLDER: i32 = 8;
+    /// /run (keeper only).
+    pub const RUN: i32 = 11;
     /// What restarts the machine (keeper only, where it is to).
     pub const RESTART: i32 = 10;
-    /// The fetch worker that runs, a pidfd (keeper only, and not always).
-    pub const FETCH: i32 = 9;
+    /// What the keeper has of each image that is left to it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Left {
+        /// The store's channel.
+        pub store: i32,
+        /// The ring between store and fetch.
+        pub ring: i32,
+        /// The fetch worker that runs, a pidfd; not always there.
+        pub fetch: i32,
+    }
+
+    impl Left {
+        /// Of the image at that place in the order of the leaving, from 0; there are at most nine.
+        pub const fn at(place: i32) -> Self {
+            let first = 12 + 3 * place;
+            Self { store: first, ring: first + 1, fetch: first + 2 }
+        }
+    }
 }
 
 /// Name of the file that the store serves while it streams.

@@ -12,6 +12,8 @@ use crate::modules::Modules;
 use crate::receive::{Download, Held, Received};
 use crate::settings::Settings;
 use crate::settings::source::Source;
+use crate::streaming::attendant::Attendant;
+use crate::streaming::streams::Streams;
 use crate::trust::Anchors;
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -46,6 +48,8 @@ pub struct Stack {
     done: Vec<Option<Received>>,
     /// The one that is under way.
     download: Download,
+    /// Those of them that are streamed.
+    pub streams: Streams,
 }
 
 impl Stack {
@@ -69,35 +73,27 @@ impl Stack {
         (order, wanted): (&Order, &Wanted),
         deadline: Option<Instant>,
     ) -> Result<Option<Received>, Failure> {
-        crew.turn_to_image(self.done.len())?;
-        let received = self.download.run(crew, modules, settings, (order, wanted), deadline)?;
+        let number = self.done.len();
+        if let Some(previous) = number.checked_sub(1).filter(|previous| !self.streams.has(*previous)) {
+            crew.finish_image(previous)?;
+        }
+        crew.turn_to_image(number)?;
+        let received =
+            self.download.run(crew, modules, settings, (number, order, wanted), &mut self.streams, deadline)?;
         self.download = Download::default();
+        if let Some(Received { facts, tally, held: Held::Streaming, .. }) = &received {
+            let tally = Tally { total: facts.size, ..*tally };
+            let kernel = wanted.kernel.to_string();
+            self.streams.add(number, Attendant::new(order.name(), order.sources.clone(), kernel, tally));
+        }
         self.done.push(received.clone());
         Ok(received)
     }
 
-    /// The image that is streamed, where one is.
-    pub fn streamed(&self) -> Option<&Received> {
-        self.done.iter().flatten().find(|received| received.held == Held::Streaming)
-    }
-
-    /// So much of what is streamed has come by now.
-    pub fn came(&mut self, tally: Tally) {
-        for received in self.done.iter_mut().flatten().filter(|received| received.held == Held::Streaming) {
-            received.tally = tally;
-        }
-    }
-
-    /// What was streamed stands on its own memory already.
-    pub fn released(&mut self) {
-        for received in self.done.iter_mut().flatten().filter(|received| received.held == Held::Streaming) {
-            received.held = Held::Whole { because: None };
-        }
-    }
-
-    /// The images that came, each with its memory, the topmost last.
-    pub fn images<'a>(&'a self, crew: &'a Crew) -> Vec<(BorrowedFd<'a>, &'a Received)> {
-        crew.images().zip(&self.done).filter_map(|(memory, received)| Some((memory, received.as_ref()?))).collect()
+    /// The images that came, each with its number and its memory, the topmost last.
+    pub fn images<'a>(&'a self, crew: &'a Crew) -> Vec<(usize, BorrowedFd<'a>, &'a Received)> {
+        let images = crew.images().zip(&self.done).enumerate();
+        images.filter_map(|(number, (memory, received))| Some((number, memory, received.as_ref()?))).collect()
     }
 }
 
@@ -124,6 +120,14 @@ impl Order {
         match self.is_layer() {
             true => Proofs { anchors: anchors.without_floor(), ..Proofs::default() },
             false => Proofs { sha256: settings.sha256, manifest: settings.manifest, anchors },
+        }
+    }
+
+    /// What it is called where its sources need not be told.
+    pub fn name(&self) -> String {
+        match self.is_layer() {
+            true => self.to_string(),
+            false => "image".to_owned(),
         }
     }
 

@@ -19,6 +19,7 @@ pub mod access;
 pub mod admission;
 pub mod aftermath;
 pub mod boot;
+pub mod boot_order;
 pub mod causes;
 pub mod clock;
 pub mod contract;

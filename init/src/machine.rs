@@ -13,13 +13,12 @@ use crate::modules::{self, Modules};
 use crate::receive::{self, Held, Received};
 use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport, Report, Share, StepReport};
 use crate::settings::source::Source;
-use crate::settings::values::{Mode, StreamStall, human, mac_text};
+use crate::settings::values::{Mode, human, mac_text};
 use crate::settings::{Notice, Settings};
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
 use crate::{causes, clock, image, keys, root, streaming};
 use std::ffi::OsString;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -254,15 +253,17 @@ impl Machine {
 
     /// Keeps whether the image is streamed, and why not where that was asked for.
     fn take_mode(&mut self, order: &Order, received: &Received) {
-        if order.is_layer() {
-            return;
-        }
-        self.report.mode = Some(match received.held {
+        let mode = match received.held {
             Held::Streaming => Mode::Stream,
             Held::Whole { .. } => Mode::Ram,
-        });
+        };
+        // One image that is streamed makes a boot that streams.
+        if self.report.mode != Some(Mode::Stream) {
+            self.report.mode = Some(mode);
+        }
         if let Held::Whole { because: Some(why) } = &received.held {
-            let text = format!("the image is loaded before it is used: {why}");
+            let name = if order.is_layer() { order.to_string() } else { "image".to_owned() };
+            let text = format!("the {name} is loaded before it is used: {why}");
             match self.settings.mode {
                 Mode::Stream => self.warn(text),
                 Mode::Ram | Mode::Auto => log::info!("{text}"),
@@ -290,12 +291,18 @@ impl Machine {
 
     /// Makes a root of images that are whole: what is there from an attempt before is not made again.
     pub fn assemble(&mut self, crew: &Crew) -> Result<(Mounted, PathBuf), Failure> {
+        if self.settings.stream_trace.is_some() {
+            self.warn("no trace is recorded: the image is whole before the system reads of it".to_owned());
+        }
         let mounted = match self.mounted.clone() {
             Some(mounted) => mounted,
             None => {
                 let images = self.stack.images(crew);
-                image::require_kernel(images.iter().map(|(_, received)| received.facts.filesystem), &mut self.modules)?;
-                let attached = |(memory, received)| Ok((image::attach(memory)?, received));
+                image::require_kernel(
+                    images.iter().map(|(.., received)| received.facts.filesystem),
+                    &mut self.modules,
+                )?;
+                let attached = |(_, memory, received)| Ok((image::attach(memory)?, received));
                 image::mount(&images.into_iter().map(attached).collect::<Result<Vec<_>, Failure>>()?)?
             }
         };
@@ -309,20 +316,19 @@ impl Machine {
         Ok((mounted, init))
     }
 
-    /// Ends the crew, or leaves it to complete the image that is streamed.
-    pub fn part(&self, crew: Crew) -> Result<(), Failure> {
-        if let Some(streamed) = self.stack.streamed() {
-            let restart = match self.settings.stream_stall {
-                StreamStall::Reboot(_) => Some(streaming::restart()?),
-                StreamStall::Wait | StreamStall::Eio(_) => None,
-            };
-            let restart = restart.as_ref().map(AsFd::as_fd);
-            let left = crew.leave(streaming::folder()?.as_fd(), restart, streamed.tally)?;
-            streaming::spare(&left);
+    /// Ends the crew, or leaves those of it who complete the images that are streamed.
+    pub fn part(&self, mut crew: Crew) -> Result<(), Failure> {
+        let left = self.stack.streams.left(self.settings.stream_trace.is_some());
+        if left.is_empty() {
+            crew.dismiss()?;
+            streaming::clear();
             return Ok(());
         }
-        crew.dismiss()?;
-        streaming::clear();
+        for whole in (0..crew.images().count()).filter(|number| !self.stack.streams.has(*number)) {
+            crew.finish_image(whole)?;
+        }
+        let pids = crew.leave(&streaming::tools(&self.settings)?.descriptors(), left)?;
+        streaming::spare(&pids);
         Ok(())
     }
 

@@ -10,7 +10,8 @@ pub const FORMAT: &str = "rootbeam-manifest-1";
 pub const CHUNK_SIZE: u32 = 64 << 10;
 /// Bytes of the chunk list covered by one hash of the manifest: 2048 chunk hashes.
 pub const LIST_BLOCK: u32 = 64 << 10;
-/// The largest manifest that is read, in bytes. A manifest of a 64 GiB image has 0.6 MB.
+/// The largest manifest that is read, in bytes. That of a 1 TiB image has 0.6 MB; a chunk in the boot order takes 13
+/// bytes at most in an image of 64 GiB.
 pub const MAX_BYTES: u64 = 1 << 20;
 /// The most layers that stand on one image. Their paths must fit the 256 bytes that fsconfig(2) takes as one option.
 pub const MAX_LAYERS: usize = 8;

@@ -46,7 +46,7 @@ pub fn await_lease(crew: &mut Crew, modules: &mut Modules, settings: &Settings) 
                     crew.order_network(NetOrder::LinksChanged)?;
                 }
             }
-            Some(News::Store(_)) => {}
+            Some(News::Store(..)) => {}
             None => {
                 return Err(Failure::new(
                     crate::failure::Step::Network,
@@ -82,7 +82,7 @@ pub fn attend(crew: &mut Crew, modules: &mut Modules, settings: &Settings, news:
         News::Device(_) | News::DevicesLost => {
             plug(modules, news);
         }
-        News::Net(_) | News::Store(_) => {}
+        News::Net(_) | News::Store(..) => {}
     }
     Ok(())
 }
@@ -102,7 +102,7 @@ pub fn plug(modules: &mut Modules, news: &News) -> bool {
             summary.failures.iter().for_each(|failure| log::warn!("{failure}"));
             !summary.loaded.is_empty()
         }
-        News::Net(_) | News::Store(_) => false,
+        News::Net(_) | News::Store(..) => false,
     }
 }
 

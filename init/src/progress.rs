@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 /// Progress of one download.
 #[derive(Debug)]
 pub struct Progress {
+    /// What is downloaded.
+    name: String,
     begun: Instant,
     printed: Option<Instant>,
 }
 
 impl Progress {
-    /// Begins at `now`.
-    pub fn new(now: Instant) -> Self {
-        Self { begun: now, printed: None }
+    /// The download of what is called so begins at `now`.
+    pub fn new(name: String, now: Instant) -> Self {
+        Self { name, begun: now, printed: None }
     }
 
     /// The line for `tally`, where a second has passed since the last one.
@@ -31,7 +33,7 @@ impl Progress {
             None => "nothing yet".to_owned(),
         };
         let (done, total) = (human(tally.verified), human(tally.total));
-        Some(format!("image: {done} of {total} ({percent} %), {}/s, {rest}", human(rate)))
+        Some(format!("{}: {done} of {total} ({percent} %), {}/s, {rest}", self.name, human(rate)))
     }
 }
 
@@ -48,7 +50,7 @@ mod tests {
     #[test]
     fn says_bytes_percent_rate_and_rest_once_a_second() {
         let begin = Instant::now();
-        let mut progress = Progress::new(begin);
+        let mut progress = Progress::new("image".to_owned(), begin);
         let tally = Tally { total: 100 << 20, verified: 25 << 20, fetched: 25 << 20, ..Tally::default() };
         assert_eq!(progress.line(begin + Duration::from_millis(900), &tally), None);
         let line = progress.line(begin + Duration::from_millis(2500), &tally);
@@ -60,7 +62,7 @@ mod tests {
     fn nothing_fetched_is_no_division_by_zero() {
         let begin = Instant::now();
         let tally = Tally { total: 100, ..Tally::default() };
-        let line = Progress::new(begin).line(begin + Duration::from_secs(5), &tally);
+        let line = Progress::new("image".to_owned(), begin).line(begin + Duration::from_secs(5), &tally);
         assert_eq!(line.as_deref(), Some("image: 0 bytes of 100 bytes (0 %), 0 bytes/s, nothing yet"));
     }
 }

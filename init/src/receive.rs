@@ -15,6 +15,7 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::settings::values::Mode;
 use crate::streaming;
+use crate::streaming::streams::Streams;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -78,59 +79,64 @@ impl Download {
         crew: &mut Crew,
         modules: &mut Modules,
         settings: &Settings,
-        (order, wanted): (&Order, &Wanted),
+        (number, order, wanted): (usize, &Order, &Wanted),
+        streams: &mut Streams,
         deadline: Option<Instant>,
     ) -> Result<Option<Received>, Failure> {
         if !self.started {
-            crew.order_store(StoreOrder::Start(wanted.clone()))?;
+            crew.order_store(number, StoreOrder::Start(wanted.clone()))?;
             self.started = true;
         } else {
-            crew.order_store(StoreOrder::Again)?;
+            crew.order_store(number, StoreOrder::Again)?;
         }
-        let mut progress = Progress::new(Instant::now());
+        let mut progress = Progress::new(order.name(), Instant::now());
         loop {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
                 let failure = causes::too_late(settings.timeout.unwrap_or(0), self.last.as_ref(), &order.sources);
                 return Err(Failure { remedy: order.worded(&failure.remedy), ..failure });
             }
+            for (number, order) in streams.orders(now) {
+                crew.order_store(number, order)?;
+            }
             let tick = now + Duration::from_secs(1);
             match crew.next(deadline.map_or(tick, |deadline| deadline.min(tick)))? {
-                Some(News::Store(StoreNews::Size { bytes })) => {
-                    self.admit(bytes, settings, order)?;
-                    crew.order_store(StoreOrder::Admitted)?;
+                Some(News::Store(other, news)) if other != number => streams.hear(other, news, Instant::now()),
+                Some(News::Store(_, StoreNews::Size { bytes })) => {
+                    self.admit(bytes, settings, order, streams)?;
+                    crew.order_store(number, StoreOrder::Admitted)?;
                 }
-                Some(News::Store(StoreNews::Progress(tally))) => {
+                Some(News::Store(_, StoreNews::Progress(tally))) => {
                     self.tally = tally;
                     if let Some(line) = progress.line(now, &tally) {
                         log::info!("{line}");
                     }
                 }
-                Some(News::Store(StoreNews::Trouble { source, cause, pause_ms })) => {
+                Some(News::Store(_, StoreNews::Trouble { source, cause, pause_ms })) => {
                     let trouble = (source, cause);
                     let fresh = self.last.as_ref() != Some(&trouble);
                     log::warn!("{}", order.worded(&causes::trouble(&trouble, &order.sources, pause_ms, fresh)));
                     self.last = Some(trouble);
                 }
-                Some(News::Store(StoreNews::Unfit { source, cause })) => {
+                Some(News::Store(_, StoreNews::Unfit { source, cause })) => {
                     let failure = order.failure(&cause, wanted.kernel.as_str());
                     log::warn!("{}", causes::unfit(source, &order.sources, &failure));
                     if let StoreCause::Fetch { source, cause } = cause {
                         self.last = Some((source, cause));
                     }
                 }
-                Some(News::Store(StoreNews::Warning(warning))) => {
+                Some(News::Store(_, StoreNews::Warning(warning))) => {
                     log::warn!("{}", causes::warning(&warning, &order.sources));
                 }
-                Some(News::Store(StoreNews::Time { seconds })) => {
+                Some(News::Store(_, StoreNews::Time { seconds })) => {
                     if let Some(line) = clock::raise_to_server(seconds) {
                         log::info!("{line}");
                     }
                 }
-                Some(News::Store(StoreNews::Source { source, tally })) => {
+                Some(News::Store(_, StoreNews::Source { source, tally })) => {
                     self.sources.insert(source, tally);
                 }
-                Some(News::Store(StoreNews::Done { facts, tally })) => {
+                Some(News::Store(_, StoreNews::Done { facts, tally })) => {
                     let Some(Weighed { admitted, before, .. }) = self.admitted.take() else {
                         return Err(unasked("it filled memory that was not admitted"));
                     };
@@ -138,19 +144,21 @@ impl Download {
                     let held = Held::Whole { because: streaming::reason(settings, &facts, self.obstacle.take()) };
                     return Ok(Some(Received { facts, tally, sources, admitted, before, held }));
                 }
-                Some(News::Store(StoreNews::Absent)) if order.optional => return Ok(None),
-                Some(News::Store(StoreNews::Absent)) => return Err(unasked("it takes a required image for absent")),
-                Some(News::Store(StoreNews::Failed(cause))) => {
+                Some(News::Store(_, StoreNews::Absent)) if order.optional => return Ok(None),
+                Some(News::Store(_, StoreNews::Absent)) => return Err(unasked("it takes a required image for absent")),
+                Some(News::Store(_, StoreNews::Failed(cause))) => {
                     return Err(order.failure(&cause, wanted.kernel.as_str()));
                 }
-                Some(News::Store(StoreNews::Opened { facts })) => {
-                    if let Some(received) = self.open(facts, order, modules, settings) {
+                Some(News::Store(_, StoreNews::Opened { facts })) => {
+                    if let Some(received) = self.open(facts, modules, settings) {
                         return Ok(Some(received));
                     }
                 }
                 Some(News::Store(
+                    _,
                     StoreNews::NeedFetcher
                     | StoreNews::Released
+                    | StoreNews::Touched { .. }
                     | StoreNews::NotReleased { .. }
                     | StoreNews::ReadWaits
                     | StoreNews::ReadGoesOn,
@@ -162,17 +170,11 @@ impl Download {
     }
 
     /// The image can be served before it is whole: it is, unless something is against that.
-    fn open(
-        &mut self,
-        facts: ImageFacts,
-        order: &Order,
-        modules: &mut Modules,
-        settings: &Settings,
-    ) -> Option<Received> {
+    fn open(&mut self, facts: ImageFacts, modules: &mut Modules, settings: &Settings) -> Option<Received> {
         if settings.mode == Mode::Ram {
             return None;
         }
-        self.obstacle = streaming::obstacle(&facts, order, settings, modules);
+        self.obstacle = streaming::obstacle(&facts, modules);
         if self.obstacle.is_some() {
             return None;
         }
@@ -182,11 +184,14 @@ impl Download {
     }
 
     /// Weighs image against memory: once for a size, again where the server's file became another one.
-    fn admit(&mut self, bytes: u64, settings: &Settings, order: &Order) -> Result<(), Failure> {
+    fn admit(&mut self, bytes: u64, settings: &Settings, order: &Order, streams: &Streams) -> Result<(), Failure> {
         let before = match &self.admitted {
             Some(weighed) if weighed.bytes == bytes => return Ok(()),
             Some(weighed) => weighed.before,
-            None => measure()?,
+            None => {
+                let now = measure()?;
+                Memory { available: now.available.saturating_sub(streams.to_come()), ..now }
+            }
         };
         let admitted = admission::weigh(bytes, before, settings.reserve, settings.overlay);
         let admitted = admitted.map_err(|failure| order.refused_size(failure))?;

@@ -10,7 +10,6 @@ use crate::streaming::keeper;
 use crate::sys::channel::Channel;
 use crate::sys::outlive::{self, RootFile};
 use crate::sys::sandbox::{self, Privileges, Tenure};
-use crate::sys::worker::Worker;
 use crate::sys::{inherited, machine as kernel};
 use crate::{aftermath, boot, early, fetch, net, store};
 use std::ffi::OsString;
@@ -78,12 +77,10 @@ pub fn fetch() -> ExitCode {
 
 /// The keeper. Its root has what the fetch workers that it starts read at their start.
 pub fn keeper() -> ExitCode {
-    // Before any other descriptor can have its number: it is not always there.
-    let running = inherited::take(fd::FETCH).ok().map(Worker::adopted);
     let (settings, _) = read_settings();
     let release = kernel::kernel().release;
     let files: Vec<RootFile> = ["etc", "proc/cmdline"].into_iter().flat_map(outlive::gather).collect();
-    worker(Privileges::Keeper, &Tenure::Beyond(files), || Ok(keeper::main(settings, release, running)))
+    worker(Privileges::Keeper, &Tenure::Beyond(files), || Ok(keeper::main(&settings, &release)))
 }
 
 /// `/sbin/modprobe`, as the kernel calls it.

@@ -1,6 +1,6 @@
 //! The command line, and how a result becomes an exit code.
 
-use crate::{boot, check, image, inspect, keygen, pack, report, serve, sign, term::Term};
+use crate::{boot, check, image, inspect, keygen, pack, report, serve, sign, term::Term, trace};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt;
 use std::process::ExitCode;
@@ -71,6 +71,8 @@ pub enum Command {
     Serve(serve::Args),
     /// Run a QEMU machine from a kernel, an initramfs and an image
     Boot(boot::Args),
+    /// Make an image's boot order from what streaming machines read first
+    Trace(trace::Args),
     /// Show what a boot did, from its report.json
     Report(report::Args),
 }
@@ -132,6 +134,7 @@ fn run(command: Command, term: &Term) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args, term),
         Command::Serve(args) => serve::run(args, term),
         Command::Boot(args) => boot::run(args, term),
+        Command::Trace(args) => trace::run(&args, term),
         Command::Report(args) => report::run(&args),
     }
 }

@@ -11,6 +11,7 @@ pub mod report;
 pub mod serve;
 pub mod sign;
 pub mod term;
+pub mod trace;
 
 mod output;
 mod password;

@@ -2,55 +2,44 @@
 //! a bound.
 
 mod fetcher;
+mod member;
+mod team;
 
-use crate::contract::{RING_BYTES, fd, role};
+use crate::contract::{fd, role};
 use crate::failure::{Failure, Step};
-use crate::messages::{KeeperNews, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
+use crate::messages::{KeeperNews, KeeperOrder, Left, NetNews, NetOrder, StoreNews, StoreOrder};
 use crate::modules::Uevent;
-use crate::sys::channel::{self, Channel, Received};
-use crate::sys::memory;
+use crate::sys::channel::{self, Received};
 use crate::sys::uevent::{Received as Announced, UeventSocket};
-use crate::sys::worker::{self, Exit, Program, Worker};
+use crate::sys::worker::{self, Program, Worker};
 pub use fetcher::Fetcher;
+use member::Member;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use team::{Team, Workers};
 
 /// What PID 1 hears.
 #[derive(Debug)]
 pub enum News {
     /// From the net worker.
     Net(NetNews),
-    /// From the store.
-    Store(StoreNews),
+    /// From the store of the image of that number.
+    Store(usize, StoreNews),
     /// The kernel announced a device.
     Device(Uevent),
     /// The kernel had to drop announcements: look at all devices again.
     DevicesLost,
 }
 
-/// Restarts of one worker after which something is wrong that another start does not mend.
-const RESTARTS: u32 = 5;
-
 /// The kernel's announcements are at most 2048 bytes of environment and a header (UEVENT_BUFFER_SIZE).
 const UEVENT_BYTES: usize = 4096;
 
-/// A worker with a channel, and the orders that a successor needs to take up its work.
-struct Member<Order, Report> {
-    role: &'static str,
-    worker: Worker,
-    channel: Channel<Order, Report>,
-    standing_orders: Vec<Order>,
-    restarts: u32,
-}
-
-/// The workers, the images' memory and the ring between store and fetch.
+/// The workers and the images' memory.
 pub struct Crew {
     net: Member<NetOrder, NetNews>,
-    store: Option<Member<StoreOrder, StoreNews>>,
-    fetcher: Fetcher,
-    /// One an image, in the order of the fetches; the last is the one being filled.
-    images: Vec<OwnedFd>,
+    /// One an image, in the order of the fetches; at least one.
+    teams: Vec<Team>,
     program: Program,
     devices: Option<UeventSocket>,
     restarts: u32,
@@ -59,43 +48,39 @@ pub struct Crew {
 impl Crew {
     /// Starts the net worker, all workers being `program`; store and fetch come with [`Crew::begin`].
     pub fn start(program: Program) -> Result<Self, Failure> {
-        let images = vec![new_image()?];
-        let ring = memory::create_sized("rootbeam-ring", RING_BYTES).map_err(|e| broken("memfd", &e))?;
+        let teams = vec![Team::new(&program)?];
         let net = Member::start(&program, role::NET, &[])?;
-        let fetcher = Fetcher::new(None, ring, program.another().map_err(|e| broken(role::FETCH, &e))?);
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, store: None, fetcher, images, program, devices, restarts: 0 })
+        Ok(Self { net, teams, program, devices, restarts: 0 })
     }
 
     /// The memory of each image that was begun, in that order.
     pub fn images(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.images.iter().map(AsFd::as_fd)
+        self.teams.iter().map(|team| team.image.as_fd())
     }
 
-    /// From here on image `number` is fetched, from 0: the store of the one before ends, and it gets memory of its own.
-    /// Changes nothing where that is so already.
+    /// Image `number`, from 0, is fetched as well from here on. Changes nothing where that is so already.
     pub fn turn_to_image(&mut self, number: usize) -> Result<(), Failure> {
-        if self.images.len() > number {
-            return Ok(());
+        while self.teams.len() <= number {
+            self.teams.push(Team::new(&self.program)?);
         }
-        let patience = Instant::now() + Duration::from_secs(2);
-        // The store first: it may still be telling its fetch worker to go.
-        if let Some(store) = self.store.take() {
-            let _ = store.channel.send(&StoreOrder::Finish);
-            await_end(&store.worker, patience).map_err(|e| broken(role::STORE, &e))?;
+        Ok(())
+    }
+
+    /// Image `number` is done with: its workers end, its memory stays.
+    pub fn finish_image(&mut self, number: usize) -> Result<(), Failure> {
+        if let Some(team) = self.teams.get_mut(number) {
+            self.restarts += team.end()?;
         }
-        if let Some(fetch) = self.fetcher.vacate() {
-            await_end(&fetch, patience).map_err(|e| broken(role::FETCH, &e))?;
-        }
-        self.images.push(new_image()?);
         Ok(())
     }
 
     /// How many workers died and were started again.
     pub fn restarts(&self) -> u32 {
-        self.restarts + self.fetcher.restarts()
+        let working = self.teams.iter().filter_map(|team| team.workers.as_ref());
+        self.restarts + working.map(|workers| workers.fetcher.restarts()).sum::<u32>()
     }
 
     /// Sends an order to the net worker; it is repeated to a successor.
@@ -106,28 +91,30 @@ impl Crew {
         self.net.send(&order)
     }
 
-    /// Starts store and fetch, without work yet: their start is hidden behind the wait for the network.
+    /// Starts the store of the image that is next, without work yet: its start is hidden behind the wait for the network.
     pub fn begin(&mut self) -> Result<(), Failure> {
-        if self.store.is_none() {
-            let descriptors = descriptors(&self.images, self.fetcher.ring());
-            self.store = Some(Member::start(&self.program, role::STORE, &descriptors)?);
-        }
-        Ok(())
+        self.teams.last_mut().map_or(Ok(()), |team| team.begin(&self.program))
     }
 
-    /// Sends an order to the store; `Start` is repeated to a successor.
-    pub fn order_store(&mut self, order: StoreOrder) -> Result<(), Failure> {
-        self.begin()?;
-        let Some(store) = &mut self.store else { return Ok(()) };
+    /// Sends an order to the store of an image; `Start` is repeated to a successor.
+    pub fn order_store(&mut self, image: usize, order: StoreOrder) -> Result<(), Failure> {
+        let Some(team) = self.teams.get_mut(image) else { return Ok(()) };
+        team.begin(&self.program)?;
+        let Some(store) = team.store() else { return Ok(()) };
         if matches!(order, StoreOrder::Start(_)) {
             store.standing_orders = vec![order.clone()];
         }
         store.send(&order)
     }
 
-    /// Sends an order to the store with a descriptor; a successor could do nothing with it.
-    pub fn order_store_with(&mut self, order: &StoreOrder, descriptor: BorrowedFd<'_>) -> Result<(), Failure> {
-        match &self.store {
+    /// Sends an order to the store of an image with a descriptor; a successor could do nothing with it.
+    pub fn order_store_with(
+        &mut self,
+        image: usize,
+        order: &StoreOrder,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), Failure> {
+        match self.teams.get_mut(image).and_then(Team::store) {
             Some(store) => store.channel.send_with(order, descriptor).map_err(|e| broken(role::STORE, &e)),
             None => Ok(()),
         }
@@ -149,13 +136,11 @@ impl Crew {
             if now >= deadline {
                 return Ok(None);
             }
-            let until = self.fetcher.due().map_or(deadline, |due| deadline.min(due));
+            let due = self.teams.iter().filter_map(Team::due).min();
+            let until = due.map_or(deadline, |due| deadline.min(due));
             let mut watched = beside.to_vec();
             watched.extend([self.net.channel.as_fd(), self.net.worker.as_fd()]);
-            if let Some(store) = &self.store {
-                watched.extend([store.channel.as_fd(), store.worker.as_fd()]);
-            }
-            watched.extend(self.fetcher.watched());
+            watched.extend(self.teams.iter().flat_map(Team::watched));
             watched.extend(self.devices.as_ref().map(AsFd::as_fd));
             let bound = until.saturating_duration_since(now).min(Duration::from_secs(1));
             let readable = channel::wait(&watched, bound).map_err(|e| broken("poll", &e))?;
@@ -170,11 +155,10 @@ impl Crew {
         if let Some(news) = self.net.heard()? {
             return Ok(Some(News::Net(news)));
         }
-        while let Some(news) = self.store.as_mut().map(Member::heard).transpose()?.flatten() {
-            if !matches!(news, StoreNews::NeedFetcher) {
-                return Ok(Some(News::Store(news)));
+        for (image, team) in self.teams.iter_mut().enumerate() {
+            if let Some(news) = team.heard()? {
+                return Ok(Some(News::Store(image, news)));
             }
-            self.fetcher.renew();
         }
         while let Some(devices) = &self.devices {
             match devices.receive(UEVENT_BYTES).map_err(|e| broken("uevent socket", &e))? {
@@ -192,62 +176,53 @@ impl Crew {
 
     /// Reaps what ended and starts what is due.
     fn tend(&mut self) -> Result<(), Failure> {
-        if let Some(exit) = self.net.worker.ended().map_err(|e| broken(role::NET, &e))? {
+        if let Some(exit) = self.net.ended()? {
             self.net.replace(&self.program, exit, &[])?;
             self.restarts += 1;
         }
-        if let Some(store) = &mut self.store
-            && let Some(exit) = store.worker.ended().map_err(|e| broken(role::STORE, &e))?
-        {
-            // Its successor asks for a fetch worker of its own.
-            if let Some(fetch) = self.fetcher.vacate() {
-                await_end(&fetch, Instant::now()).map_err(|e| broken(role::FETCH, &e))?;
-            }
-            store.replace(&self.program, exit, &descriptors(&self.images, self.fetcher.ring()))?;
-            self.restarts += 1;
+        for team in &mut self.teams {
+            self.restarts += team.tend(&self.program)?;
         }
-        match &self.store {
-            Some(store) => self.fetcher.tend(&store.channel).map_err(|e| broken(role::FETCH, &e)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    /// Leaves the workers to a keeper, who works beside the booted system until the image is whole. `folder` is where it
-    /// says how far it is, `restart` what restarts the machine where that is asked for, and `tally` what came so far.
-    /// Returns when it can do without the files of the initramfs, at most after five seconds, and with the numbers of the
-    /// processes that the image depends on.
-    pub fn leave(
-        self,
-        folder: BorrowedFd<'_>,
-        restart: Option<BorrowedFd<'_>>,
-        tally: Tally,
-    ) -> Result<Vec<i32>, Failure> {
+    /// Leaves the workers of these images to a keeper, who works with `tools` beside the booted system until the images are
+    /// whole; all others have ended. Returns when it can do without the files of the initramfs, at most after five seconds,
+    /// and with the numbers of the processes that the images depend on.
+    pub fn leave(self, tools: &[(BorrowedFd<'_>, i32)], images: Vec<(usize, Left)>) -> Result<Vec<i32>, Failure> {
         let failed = |e: io::Error| broken(role::KEEPER, &e);
-        let (Some(store), Program::Open(program)) = (&self.store, &self.program) else {
+        let Program::Open(program) = &self.program else {
             return Err(failed(io::ErrorKind::NotFound.into()));
         };
-        let (line, childs) = channel::pair::<Tally, KeeperNews>().map_err(failed)?;
-        line.send(&tally).map_err(|e| broken(role::KEEPER, &e))?;
+        let (line, childs) = channel::pair::<KeeperOrder, KeeperNews>().map_err(failed)?;
         let mut descriptors = vec![
-            (store.channel.as_fd(), fd::STORE_CHANNEL),
             (childs.as_fd(), fd::READY),
-            (self.fetcher.ring().as_fd(), fd::RING),
             (self.net.channel.as_fd(), fd::NET_CHANNEL),
             (program.as_fd(), fd::PROGRAM),
-            (folder, fd::FOLDER),
         ];
-        descriptors.extend(restart.map(|restart| (restart, fd::RESTART)));
-        descriptors.extend(self.fetcher.watched().map(|worker| (worker, fd::FETCH)));
+        descriptors.extend_from_slice(tools);
+        let mut vital = vec![&self.net.worker];
+        for (place, (image, left)) in (0..).zip(images) {
+            let workers = self.teams.get(image).and_then(|team| team.workers.as_ref());
+            let Some(Workers { store: Some(store), fetcher }) = workers else {
+                return Err(failed(io::ErrorKind::NotFound.into()));
+            };
+            let numbers = fd::Left::at(place);
+            descriptors.extend([(store.channel.as_fd(), numbers.store), (fetcher.ring().as_fd(), numbers.ring)]);
+            descriptors.extend(fetcher.watched().map(|worker| (worker, numbers.fetch)));
+            vital.push(&store.worker);
+            let left = Left { fetcher: fetcher.worker().is_some(), ..left };
+            line.send(&KeeperOrder::Image(left)).map_err(|e| broken(role::KEEPER, &e))?;
+        }
+        line.send(&KeeperOrder::Begin).map_err(|e| broken(role::KEEPER, &e))?;
         let keeper = worker::start(&self.program, role::KEEPER, &descriptors).map_err(failed)?;
+        vital.push(&keeper);
         drop(childs);
         let patience = Instant::now() + Duration::from_secs(5);
         loop {
             match line.receive().map_err(failed)? {
                 Received::Message(KeeperNews::Begun, _) => {
-                    return Ok([&self.net.worker, &store.worker, &keeper]
-                        .into_iter()
-                        .filter_map(Worker::pid)
-                        .collect());
+                    return Ok(vital.into_iter().filter_map(Worker::pid).collect());
                 }
                 Received::Empty if Instant::now() < patience => {}
                 _ => {
@@ -265,30 +240,15 @@ impl Crew {
     /// The images' memory stays.
     pub fn dismiss(mut self) -> Result<Vec<OwnedFd>, Failure> {
         let _ = self.net.channel.send(&NetOrder::Finish);
-        if let Some(store) = &self.store {
-            let _ = store.channel.send(&StoreOrder::Finish);
-        }
         let mut workers = vec![self.net.worker];
-        workers.extend(self.store.take().map(|store| store.worker));
-        workers.extend(self.fetcher.vacate());
+        workers.extend(self.teams.iter_mut().flat_map(Team::dismiss));
         let patience = Instant::now() + Duration::from_secs(2);
         for worker in workers {
             await_end(&worker, patience).map_err(|e| broken("worker", &e))?;
         }
         worker::reap_orphans();
-        Ok(self.images)
+        Ok(self.teams.into_iter().map(|team| team.image).collect())
     }
-}
-
-/// An image's memory, empty.
-fn new_image() -> Result<OwnedFd, Failure> {
-    memory::create("rootbeam-image").map_err(|e| broken("memfd", &e))
-}
-
-/// What the store brings along: the memory of the image being filled, and the ring.
-fn descriptors<'a>(images: &'a [OwnedFd], ring: &'a OwnedFd) -> Vec<(BorrowedFd<'a>, i32)> {
-    let image = images.last().map(|image| (image.as_fd(), fd::IMAGE));
-    image.into_iter().chain([(ring.as_fd(), fd::RING)]).collect()
 }
 
 /// Waits for a worker's end until `patience`, then kills it and waits one second more.
@@ -307,60 +267,6 @@ fn await_end(worker: &Worker, patience: Instant) -> io::Result<()> {
         worker.kill();
     }
     Ok(())
-}
-
-impl<Order: serde::Serialize + Clone, Report: serde::de::DeserializeOwned> Member<Order, Report> {
-    fn start(program: &Program, role: &'static str, more: &[(BorrowedFd<'_>, i32)]) -> Result<Self, Failure> {
-        let (worker, channel) = Self::spawn(program, role, more)?;
-        Ok(Self { role, worker, channel, standing_orders: Vec::new(), restarts: 0 })
-    }
-
-    fn spawn(
-        program: &Program,
-        role: &'static str,
-        more: &[(BorrowedFd<'_>, i32)],
-    ) -> Result<(Worker, Channel<Order, Report>), Failure> {
-        let (channel, theirs) = channel::pair().map_err(|e| broken("socketpair", &e))?;
-        let mut descriptors = vec![(theirs.as_fd(), fd::CHANNEL)];
-        descriptors.extend_from_slice(more);
-        let worker = worker::start(program, role, &descriptors).map_err(|e| broken(role, &e))?;
-        Ok((worker, channel))
-    }
-
-    fn send(&self, order: &Order) -> Result<(), Failure> {
-        match self.channel.send(order) {
-            Ok(()) => Ok(()),
-            // Its end is about to be seen; a successor gets the standing orders.
-            Err(channel::SendError::Closed) => Ok(()),
-            Err(e) => Err(broken(self.role, &e)),
-        }
-    }
-
-    fn heard(&mut self) -> Result<Option<Report>, Failure> {
-        match self.channel.receive().map_err(|e| broken(self.role, &e))? {
-            Received::Message(report, _) => Ok(Some(report)),
-            Received::Empty | Received::Closed => Ok(None),
-            Received::Malformed(e) => {
-                // A worker that talks nonsense may have been taken over: it is replaced like one that died.
-                log::warn!("worker {}: {e}; it is ended", self.role);
-                self.worker.kill();
-                Ok(None)
-            }
-        }
-    }
-
-    /// Starts a successor with the standing orders.
-    fn replace(&mut self, program: &Program, exit: Exit, more: &[(BorrowedFd<'_>, i32)]) -> Result<(), Failure> {
-        self.restarts += 1;
-        if self.restarts > RESTARTS {
-            let cause = format!("it {exit}, for the {}th time", self.restarts);
-            let remedy = "report this as a bug, with the log; a reboot may help";
-            return Err(Failure::new(Step::Worker, self.role, cause, remedy));
-        }
-        log::warn!("worker {} {exit}; it is started again", self.role);
-        (self.worker, self.channel) = Self::spawn(program, self.role, more)?;
-        self.standing_orders.iter().try_for_each(|order| self.send(order))
-    }
 }
 
 fn broken(object: &str, error: &dyn std::error::Error) -> Failure {

@@ -9,7 +9,7 @@ mod store;
 pub mod wire;
 
 pub use fetch::{FetchCause, FetchNews, FetchOrder, FetchWarning, Head, Range, TlsFault, Validity};
-pub use keeper::KeeperNews;
+pub use keeper::{KeeperNews, KeeperOrder, Left};
 pub use net::{Addressing, Carrier, Lease, LeaseFault, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress};
 pub use store::{
     Compressor, FilesystemKind, ImageFacts, SourceIndex, SourceTally, StoreCause, StoreNews, StoreOrder, Tally, Trust,

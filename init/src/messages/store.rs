@@ -47,8 +47,23 @@ pub enum StoreOrder {
         /// A read that waits for longer than so many seconds fails with EIO; without them it waits.
         eio_seconds: Option<u32>,
     },
+    /// Before `Serve`: keep what is read first, and until `TraceEnds` do not let go of the served file, whose reads
+    /// are seen.
+    Trace,
+    /// Tell what was read first.
+    Touched {
+        /// From this place of the order on.
+        from: u32,
+    },
+    /// What is read first need not be kept any longer.
+    TraceEnds,
     /// The loop device that stands on the served file comes along: set it on the image itself when that is complete.
     Device,
+    /// From now on a read of the served file waits so long and no longer, or as long as it takes.
+    Patience {
+        /// Seconds after that it fails with EIO; none: it waits.
+        eio_seconds: Option<u32>,
+    },
     /// The boot is over: exit with 0.
     Finish,
 }
@@ -297,6 +312,18 @@ pub enum StoreNews {
     ReadWaits,
     /// Nothing waits any more that did.
     ReadGoesOn,
+    /// Chunks of the served image in the order in which they are first read: answer to `StoreOrder::Touched`. Where there
+    /// are no more for now, they are fewer than [`PIECE`](crate::store::PIECE).
+    Touched {
+        /// Bytes of the image.
+        size: u64,
+        /// Bytes a chunk.
+        chunk_size: u32,
+        /// SHA-256 of the image.
+        sha256: Sha256,
+        /// The chunks.
+        chunks: Vec<u32>,
+    },
     /// The loop device stands on the image itself, and nothing is served any more.
     Released,
     /// The kernel did not set the loop device on the image; it is served on, from memory.

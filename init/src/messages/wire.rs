@@ -158,6 +158,12 @@ mod tests {
             StoreNews::Trouble { source: 1, cause: cause.clone(), pause_ms: 500 },
             StoreNews::Unfit { source: 1, cause: StoreCause::ManifestMissing { source: 1 } },
             StoreNews::Warning(FetchWarning::LetPass { now: 1 << 31, valid: Validity::From(1 << 32) }),
+            StoreNews::Touched {
+                size: 1 << 30,
+                chunk_size: 65_536,
+                sha256: crate::digest::Sha256([5; 32]),
+                chunks: vec![0, 300, u32::MAX],
+            },
             StoreNews::NeedFetcher,
             StoreNews::Absent,
             StoreNews::Source {

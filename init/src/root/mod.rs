@@ -1,5 +1,6 @@
 //! The new root: found fit, dressed for this machine, entered.
 
+pub mod libraries;
 pub mod program;
 pub mod switch;
 
@@ -70,18 +71,6 @@ fn fitness(root: &Root, path: &Path, kernel: &Kernel) -> Result<bool, Unfit> {
         first = false;
     }
     Ok(true)
-}
-
-/// The program at `path` and those that it needs to run, as far as they are there: interpreters, the dynamic loader.
-pub fn programs(root: &Root, path: &Path, kernel: &Kernel) -> Vec<PathBuf> {
-    let mut programs = vec![path.to_owned()];
-    for _ in 0..4 {
-        let last = programs.last().cloned().unwrap_or_default();
-        let Some(look) = root.look(&last).ok().flatten() else { break };
-        let Ok(Program::Interpreted(interpreter)) = judge(&look, &kernel.machine) else { break };
-        programs.push(interpreter.into());
-    }
-    programs
 }
 
 /// A warning, or the failure that the image cannot drive this machine: no modules for the running kernel.

@@ -46,6 +46,8 @@ pub struct Settings {
     pub mode: Mode,
     /// `rootbeam.stream.stall=`.
     pub stream_stall: StreamStall,
+    /// `rootbeam.stream.trace=`, in seconds.
+    pub stream_trace: Option<u32>,
     /// `rootbeam.overlay.size=`.
     pub overlay: Option<Amount>,
     /// `rootbeam.reserve=`, in bytes.
@@ -95,6 +97,7 @@ impl Default for Settings {
             require_verified: false,
             mode: Mode::Ram,
             stream_stall: StreamStall::Wait,
+            stream_trace: None,
             overlay: None,
             reserve: None,
             on_failure: None,
@@ -211,6 +214,7 @@ impl Settings {
             },
             "rootbeam.mode" => self.mode = Mode::parse(value()?).map_err(Fault::Value)?,
             "rootbeam.stream.stall" => self.stream_stall = StreamStall::parse(value()?).map_err(Fault::Value)?,
+            "rootbeam.stream.trace" => self.stream_trace = Some(values::trace(value()?).map_err(Fault::Value)?),
             "rootbeam.overlay.size" => self.overlay = Some(Amount::parse(value()?).map_err(Fault::Value)?),
             "rootbeam.reserve" => self.reserve = Some(values::bytes(value()?).map_err(Fault::Value)?),
             "rootbeam.on-failure" => self.on_failure = Some(OnFailure::parse(value()?).map_err(Fault::Value)?),
@@ -435,6 +439,16 @@ mod tests {
         assert_eq!(settings, Settings::default());
         assert_eq!(notices.len(), 4);
         assert_eq!(notices[0], "rootbeam.stall=soon is ignored: its value must be a number of seconds, at least 1");
+    }
+
+    #[test]
+    fn a_trace_takes_a_time_with_an_end() {
+        assert_eq!(parse("rootbeam.stream.trace=60").0.stream_trace, Some(60));
+        for bad in ["0", "86401", "-1", "1m", ""] {
+            let (settings, notices) = parse(&format!("rootbeam.stream.trace={bad}"));
+            assert_eq!(settings.stream_trace, None, "{bad}");
+            assert!(notices[0].ends_with("its value must be a number of seconds from 1 to 86400"), "{notices:?}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ const fn option(name: &'static str, value: &'static str, default: &'static str, 
 }
 
 /// The options, in the order of the README.
-pub const OPTIONS: [OptionInfo; 18] = [
+pub const OPTIONS: [OptionInfo; 19] = [
     option(
         "rootbeam.image",
         "URL[,URL…]",
@@ -53,6 +53,12 @@ pub const OPTIONS: [OptionInfo; 18] = [
         "wait|eio:SECONDS|reboot:SECONDS",
         "wait",
         "While streaming, what becomes of a read whose bytes no server brings",
+    ),
+    option(
+        "rootbeam.stream.trace",
+        "SECONDS",
+        "none",
+        "While streaming, for so long record what the booted system reads first, for `rootbeam trace`",
     ),
     option("rootbeam.overlay.size", "SIZE|N%", "half of what the image leaves", "Limit of the writable layer in RAM"),
     option("rootbeam.reserve", "SIZE", "16M", "RAM that must stay free beside image and overlay"),

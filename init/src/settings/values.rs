@@ -175,6 +175,12 @@ impl StreamStall {
     }
 }
 
+/// Reads the value of `rootbeam.stream.trace=`: for so many seconds it is recorded what the booted system reads.
+pub fn trace(text: &str) -> Result<u32, Expected> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.ok_or_else(|| Expected("a number of seconds from 1 to 86400".to_owned()))
+}
+
 /// `rootbeam.mode=`: when the real init is started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -7,15 +7,17 @@ mod hashers;
 mod intake;
 mod lanes;
 pub mod locate;
+mod order;
 mod retry;
 mod sources;
 mod streaming;
 pub mod superblock;
+mod trace;
 mod transfer;
 
+use crate::boot_order::Subject;
 use crate::contract::{LANE_BYTES, LANES, role};
 use crate::digest::Sha256;
-use crate::manifest::CHUNK_SIZE;
 use crate::messages::{FetchNews, FetchOrder, FetchWarning, ImageFacts, StoreNews, StoreOrder};
 use crate::sys::channel::{Channel, Received, SendError, wait};
 use crate::sys::memory::SharedBytes;
@@ -32,6 +34,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 pub use streaming::LONG;
 use streaming::{End, Streaming};
+pub use trace::PIECE;
+use trace::Trace;
 use transfer::Transfer;
 
 /// Milliseconds since the worker's start.
@@ -77,8 +81,10 @@ struct Worker {
     engine: Option<Engine>,
     /// The image as a file, once PID 1 asked for that.
     streaming: Option<Streaming>,
-    /// What was told to PID 1 of an image that can be served.
-    opened: Option<ImageFacts>,
+    /// Whether it is to be kept what is read first.
+    traces: bool,
+    /// What could be served, once that was told.
+    opened: Option<(ImageFacts, Subject)>,
     /// Through what it is to be served, and after how long a read fails, from the order on until it is.
     asked: Option<(OwnedFd, Option<Duration>)>,
     fetcher: Option<Fetcher>,
@@ -108,6 +114,7 @@ impl Worker {
             image,
             engine: None,
             streaming: None,
+            traces: false,
             opened: None,
             asked: None,
             fetcher: None,
@@ -187,12 +194,31 @@ impl Worker {
                 Received::Message(StoreOrder::Again, _) => self.handle(Event::Again),
                 Received::Message(StoreOrder::Serve { eio_seconds }, connection) => {
                     let eio = eio_seconds.map(|seconds| Duration::from_secs(seconds.into()));
-                    let (Some(connection), Some(facts)) = (connection, &self.opened) else { return Err(Stop::Broken) };
+                    let (Some(connection), Some((facts, _))) = (connection, &self.opened) else {
+                        return Err(Stop::Broken);
+                    };
                     if let Some(engine) = &mut self.engine {
                         engine.keep_to(facts);
                     }
                     self.asked = Some((connection, eio));
                     self.serve().map_err(|_| Stop::Broken)?;
+                }
+                Received::Message(StoreOrder::Patience { eio_seconds }, _) => {
+                    if let Some(streaming) = &mut self.streaming {
+                        streaming.be_patient(eio_seconds.map(|seconds| Duration::from_secs(seconds.into())));
+                    }
+                }
+                Received::Message(StoreOrder::Trace, _) => self.traces = true,
+                Received::Message(StoreOrder::Touched { from }, _) => {
+                    let piece = self.streaming.as_ref().and_then(|streaming| streaming.touched(from));
+                    self.outbox.extend(piece.map(|(Subject { size, chunk_size, sha256 }, chunks)| {
+                        StoreNews::Touched { size, chunk_size, sha256, chunks }
+                    }));
+                }
+                Received::Message(StoreOrder::TraceEnds, _) => {
+                    if let Some(streaming) = &mut self.streaming {
+                        streaming.trace_ends();
+                    }
                 }
                 Received::Message(StoreOrder::Device, device) => {
                     if let (Some(streaming), Some(device)) = (&mut self.streaming, device) {
@@ -295,19 +321,19 @@ impl Worker {
 
     /// Serves the image as a file, where that was asked for; what is there already is told to it.
     fn serve(&mut self) -> io::Result<()> {
-        let (Some(facts), Some(engine)) = (&self.opened, &self.engine) else { return Ok(()) };
-        // The last chunk may have come between the news and the order.
+        let (Some((facts, subject)), Some(engine)) = (&self.opened, &self.engine) else { return Ok(()) };
+        // The last chunk may have come between the news and the order: then the engine has no transfer any more.
         let sealed = self.image.is_sealed()?;
         let image = engine.servable().filter(|now| now.manifest == facts.manifest).and_then(|_| engine.transfer());
-        let chunk_size = match image {
-            Some(image) => image.chunk_size(),
-            None if sealed => CHUNK_SIZE.into(),
+        if image.is_none() && !sealed {
             // Its source has contradicted itself in between: it waits until the same image is there again.
-            None => return Ok(()),
-        };
+            return Ok(());
+        }
         let Some((connection, eio)) = self.asked.take() else { return Ok(()) };
-        let has = |chunk| sealed || image.is_some_and(|image| image.has(chunk));
-        let streaming = Streaming::start(connection, self.image.handle()?, facts.size, chunk_size, has, eio)?;
+        let have = |chunk| image.map_or(sealed, |image| image.has(chunk));
+        let (size, chunk_size) = (subject.size, subject.chunk_size.into());
+        let trace = self.traces.then(|| Trace::new(*subject));
+        let streaming = Streaming::start(connection, self.image.handle()?, size, chunk_size, have, eio, trace)?;
         let streaming = self.streaming.insert(streaming);
         if sealed {
             streaming.sealed();
@@ -322,9 +348,10 @@ impl Worker {
     /// Takes up what readers of the served file want, and what became of it; tells when it could be served.
     fn tend_stream(&mut self) -> Result<(), Stop> {
         if self.opened.is_none()
-            && let Some(facts) = self.engine.as_ref().and_then(Engine::servable)
+            && let Some((facts, subject)) =
+                self.engine.as_ref().and_then(|engine| engine.servable().zip(engine.subject()))
         {
-            self.opened = Some(facts.clone());
+            self.opened = Some((facts.clone(), subject));
             self.outbox.push_back(StoreNews::Opened { facts });
         }
         if self.asked.is_some() {

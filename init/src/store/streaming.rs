@@ -2,6 +2,8 @@
 //! is answered at once, what is missing is asked of the engine before anything else. When all is there, the loop device
 //! that stands on this file is set on the image's own memory, and this file is nobody's any more.
 
+use super::trace::Trace;
+use crate::boot_order::Subject;
 use crate::contract::STREAM_FILE;
 use crate::sys::bell::Bell;
 use crate::sys::loopdev;
@@ -69,6 +71,8 @@ struct State {
     stalled: Option<Instant>,
     /// Chunks that reads wait for and the engine has not heard of.
     wanted: VecDeque<u64>,
+    /// What is read first, where that is to be kept; as long as it is, the file is served.
+    trace: Option<Trace>,
     /// What came of the swap, until it was told.
     end: Option<End>,
 }
@@ -92,11 +96,12 @@ impl Streaming {
         chunk_size: u64,
         have: impl Fn(u64) -> bool,
         eio: Option<Duration>,
+        trace: Option<Trace>,
     ) -> io::Result<Self> {
         let pages = size.checked_next_multiple_of(4096).ok_or(io::ErrorKind::FileTooLarge)?;
         let chunks = size.div_ceil(chunk_size);
-        let mut state =
-            State { have: Vec::new(), waiting: Vec::new(), stalled: None, wanted: VecDeque::new(), end: None };
+        let (have_none, waiting, wanted) = (Vec::new(), Vec::new(), VecDeque::new());
+        let mut state = State { have: have_none, waiting, stalled: None, wanted, trace, end: None };
         state.have.resize(usize::try_from(chunks.div_ceil(64)).map_err(io::Error::other)?, 0);
         (0..chunks).filter(|chunk| have(*chunk)).for_each(|chunk| state.add(chunk));
         let shared = Shared { image, size: pages, chunk_size, bell: Bell::new()?, state: Mutex::new(state) };
@@ -147,6 +152,11 @@ impl Streaming {
         [told, self.eio.zip(state.stalled).map(|(eio, since)| since + eio)].into_iter().flatten().min()
     }
 
+    /// From now on a read fails after `eio`, where that is given.
+    pub fn be_patient(&mut self, eio: Option<Duration>) {
+        self.eio = eio;
+    }
+
     /// Lets reads fail where nothing has come for too long, and says whether something waits for long, where that
     /// changed.
     pub fn patience(&mut self, now: Instant) -> Option<bool> {
@@ -164,6 +174,17 @@ impl Streaming {
             self.waits = !self.waits;
             self.waits
         })
+    }
+
+    /// What is read first, from the place `from` of that order on, where it is kept.
+    pub fn touched(&self, from: u32) -> Option<(Subject, Vec<u32>)> {
+        self.shared.lock().trace.as_ref().map(|trace| trace.piece(from))
+    }
+
+    /// It is not kept any longer.
+    pub fn trace_ends(&mut self) {
+        self.shared.lock().trace = None;
+        self.swap();
     }
 
     /// What came of the swap, once.
@@ -185,7 +206,7 @@ impl Streaming {
 
     /// Lets go as soon as both are there.
     fn swap(&mut self) {
-        if !self.sealed {
+        if !self.sealed || self.shared.lock().trace.is_some() {
             return;
         }
         let Some(device) = self.device.take() else { return };
@@ -242,6 +263,9 @@ impl Shared {
         let length = length.min(MOST).min(self.size - offset);
         let read = Waiting { offset, length, since: Instant::now(), reply };
         let mut state = self.lock();
+        if let Some(trace) = &mut state.trace {
+            trace.touch(self.chunks(&read));
+        }
         if self.is_there(&state, &read) {
             drop(state);
             return self.answer(read);

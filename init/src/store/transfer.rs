@@ -1,6 +1,7 @@
 //! A file that is fetched in chunks: which are there, which are missing, which were wrong and from whom.
 //! Used for the chunk list (against the manifest) and for the image (against the chunk list).
 
+use super::order::Order;
 use crate::digest::Sha256;
 use crate::messages::{Range, SourceIndex};
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ pub struct Transfer {
     have: Vec<u64>,
     first_missing: u64,
     verified: u64,
+    /// Which chunks a boot reads first.
+    order: Order,
     /// Who sent which chunk wrong, as often as it did.
     rejected: BTreeMap<u64, Vec<SourceIndex>>,
 }
@@ -45,12 +48,27 @@ impl Transfer {
             have: Vec::new(),
             first_missing: 0,
             verified: 0,
+            order: Order::default(),
             rejected: BTreeMap::new(),
         }
     }
 
+    /// Which chunks a boot reads first, in that order.
+    pub fn set_order(&mut self, chunks: &[u32]) {
+        let there = |chunk: &u32| u64::from(*chunk) < self.chunks();
+        self.order = Order::new(chunks.iter().copied().filter(there).collect());
+        self.advance_order();
+    }
+
+    fn advance_order(&mut self) {
+        let mut order = std::mem::take(&mut self.order);
+        order.advance(|chunk| self.has(chunk));
+        self.order = order;
+    }
+
     /// Forgets every chunk.
     pub fn start_over(&mut self) {
+        self.order.start_over();
         self.have.clear();
         self.first_missing = 0;
         self.verified = 0;
@@ -140,6 +158,18 @@ impl Transfer {
         Some(start..end.min(start.saturating_add(most.max(1))))
     }
 
+    /// Whether chunks are missing that a boot reads first.
+    pub fn order_is_pending(&self) -> bool {
+        self.order.is_pending()
+    }
+
+    /// The first span in the order of a boot that is neither there nor in one of `taken`, of at most `most` chunks, which
+    /// spans gaps of `reach` chunks.
+    pub fn next_in_order(&self, most: u64, reach: u64, taken: &[Span]) -> Option<Span> {
+        let free = |chunk| !self.has(chunk) && !taken.iter().any(|span| span.contains(&chunk));
+        self.order.next(most, reach, free)
+    }
+
     /// The first chunk from `from` on that is there (or missing), or the number of chunks.
     fn next(&self, from: u64, there: bool) -> u64 {
         let mut chunk = from;
@@ -203,6 +233,7 @@ impl Transfer {
             self.verified += length;
         }
         self.first_missing = self.next(self.first_missing, false);
+        self.advance_order();
     }
 }
 

@@ -1,19 +1,19 @@
 //! The root of a streamed image. Looking at it may wait for the network, for as long as that takes: a child does it, and
 //! PID 1 goes on printing and tending its workers.
 
-use super::attendant::Attendant;
+use super::{ending, warm};
 use crate::contract::STREAM_FILE;
 use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::image::{self, Mounted};
 use crate::machine::Machine;
-use crate::messages::{StoreOrder, Tally};
+use crate::messages::StoreOrder;
 use crate::network;
-use crate::receive::Received;
+use crate::receive::Held;
 use crate::root;
 use crate::settings::values::StreamStall;
 use crate::sys::channel::{self, Channel, Received as Packet};
-use crate::sys::tree::Root;
+use crate::sys::loopdev::LoopDevice;
 use crate::sys::{fuse, mounts, worker};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -24,108 +24,133 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where the served file is mounted until the loop device stands on it.
+/// Where the served files are mounted.
 const SERVED: &str = "/run/rootbeam/served";
 
 /// What the child tells.
 #[derive(Debug, Serialize, Deserialize)]
 enum Built {
-    /// The loop device comes along.
-    Device,
+    /// The loop device of the image of that number comes along.
+    Device(u8),
     /// The root is there and warm.
     Root {
         devices: Vec<String>,
         init: Vec<u8>,
+        systemd: bool,
         warnings: Vec<String>,
     },
     Failed(Failure),
 }
 
-/// Has the store serve the image, and makes a root of it that is fit to be entered without waiting for anybody.
+/// Has the stores serve the images that are streamed, and makes a root of all images that is fit to be entered without
+/// waiting for anybody.
 pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
-    let received = machine.stack.streamed().ok_or_else(|| broken("no image is streamed"))?.clone();
-    image::require_kernel([received.facts.filesystem], &mut machine.modules)?;
-    let connection = std::fs::create_dir_all(SERVED).and_then(|()| fuse::mount(Path::new(SERVED))).map_err(|e| {
-        Failure::new(Step::Mount, SERVED, e.to_string(), "use a kernel with fuse, or rootbeam.mode=ram")
-    })?;
-    let eio_seconds = match machine.settings.stream_stall {
-        StreamStall::Eio(seconds) => Some(seconds),
-        StreamStall::Wait | StreamStall::Reboot(_) => None,
-    };
-    crew.order_store_with(&StoreOrder::Serve { eio_seconds }, connection.as_fd())?;
-    // The store alone holds the connection: with it the served file ends.
-    drop(connection);
-
+    let kinds: Vec<_> = machine.stack.images(crew).iter().map(|(.., received)| received.facts.filesystem).collect();
+    image::require_kernel(kinds, &mut machine.modules)?;
+    let streamed: Vec<usize> = machine.stack.streams.numbers().collect();
+    for number in streamed {
+        serve(machine, crew, number)?;
+    }
     let (line, childs) = channel::pair::<Built, Built>().map_err(broken)?;
-    let child = worker::fork(|| build(machine, &received, childs)).map_err(broken)?;
-    let before = Tally { total: received.facts.size, ..received.tally };
-    let mut attendant = Attendant::new(machine.settings.image.clone(), machine.kernel.release.clone(), before);
+    let child = worker::fork(|| build(machine, crew, childs)).map_err(broken)?;
     loop {
         match line.receive().map_err(broken)? {
-            Packet::Message(Built::Device, Some(device)) => {
-                crew.order_store_with(&StoreOrder::Device, device.as_fd())?;
+            Packet::Message(Built::Device(number), Some(device)) => {
+                crew.order_store_with(usize::from(number), &StoreOrder::Device, device.as_fd())?;
                 continue;
             }
-            Packet::Message(Built::Root { devices, init, warnings }, _) => {
+            Packet::Message(Built::Root { devices, init, systemd, warnings }, _) => {
                 warnings.into_iter().for_each(|text| machine.warn(text));
-                // The store tells it again only when more has come.
-                machine.stack.came(attendant.tally());
-                if attendant.released {
-                    // No keeper would ever hear of it.
-                    machine.stack.released();
+                if machine.stack.streams.are_there()
+                    && systemd
+                    && let Err(error) = ending::ask_systemd()
+                {
+                    machine.warn(format!("a shutdown before the image is whole may wait for the network: {error}"));
                 }
                 return Ok((Mounted { devices }, OsString::from_vec(init).into()));
             }
             Packet::Message(Built::Failed(failure), _) => return Err(failure),
-            Packet::Message(Built::Device, None) | Packet::Malformed(_) | Packet::Closed => {
+            Packet::Message(Built::Device(_), None) | Packet::Malformed(_) | Packet::Closed => {
                 return Err(broken("the process that makes the root has ended"));
             }
             Packet::Empty => {}
         }
         let tick = Instant::now() + Duration::from_secs(1);
         match crew.next_beside(tick, &[line.as_fd(), child.as_fd()])? {
-            Some(News::Store(news)) => attendant.hear(news, Instant::now()),
+            Some(News::Store(number, news)) => machine.stack.streams.hear(number, news, Instant::now()),
             Some(news) => network::attend(crew, &mut machine.modules, &machine.settings, &news)?,
             None => {}
         }
-        if let Some(order) = attendant.order(Instant::now()) {
-            crew.order_store(order)?;
+        for (number, order) in machine.stack.streams.orders(Instant::now()) {
+            crew.order_store(number, order)?;
         }
     }
 }
 
+/// Where the served file of an image is mounted until its loop device stands on it.
+fn served(number: usize) -> PathBuf {
+    Path::new(SERVED).join(number.to_string())
+}
+
+/// Mounts the file of an image, and has its store serve it.
+fn serve(machine: &Machine, crew: &mut Crew, number: usize) -> Result<(), Failure> {
+    let folder = served(number);
+    let connection = std::fs::create_dir_all(&folder).and_then(|()| fuse::mount(&folder)).map_err(|e| {
+        let remedy = "use a kernel with fuse, or rootbeam.mode=ram";
+        Failure::new(Step::Mount, folder.display().to_string(), e.to_string(), remedy)
+    })?;
+    let eio_seconds = match machine.settings.stream_stall {
+        StreamStall::Eio(seconds) => Some(seconds),
+        StreamStall::Wait | StreamStall::Reboot(_) => None,
+    };
+    if machine.settings.stream_trace.is_some() && number == 0 {
+        crew.order_store(number, StoreOrder::Trace)?;
+    }
+    // The store alone holds the connection: with it the served file ends.
+    crew.order_store_with(number, &StoreOrder::Serve { eio_seconds }, connection.as_fd())
+}
+
 /// The child.
-fn build(machine: &Machine, received: &Received, line: OwnedFd) -> i32 {
+fn build(machine: &Machine, crew: &Crew, line: OwnedFd) -> i32 {
     crate::aftermath::guard_child();
     let line = Channel::<Built, Built>::from_fd(line);
-    let built = root_of(machine, received, &line).unwrap_or_else(Built::Failed);
+    let built = root_of(machine, crew, &line).unwrap_or_else(Built::Failed);
     i32::from(line.send(&built).is_err())
 }
 
-fn root_of(machine: &Machine, received: &Received, line: &Channel<Built, Built>) -> Result<Built, Failure> {
-    let served = |e: io::Error| Failure::new(Step::Mount, SERVED, e.to_string(), "report this as a bug, with the log");
-    let file = File::open(Path::new(SERVED).join(STREAM_FILE)).map_err(served)?;
-    let device = image::attach(&file)?;
-    // From here on nobody can reach the file but the loop device, and it goes when that lets go of it.
-    drop(file);
-    mounts::detach(Path::new(SERVED)).and_then(|()| std::fs::remove_dir(SERVED)).map_err(served)?;
-    line.send_with(&Built::Device, device.open.as_fd()).map_err(broken)?;
-    let mounted = image::mount(&[(device, received)])?;
+fn root_of(machine: &Machine, crew: &Crew, line: &Channel<Built, Built>) -> Result<Built, Failure> {
+    let mut images = Vec::new();
+    for (number, memory, received) in machine.stack.images(crew) {
+        let device = match received.held {
+            Held::Streaming => attach(number, line)?,
+            Held::Whole { .. } => image::attach(memory)?,
+        };
+        images.push((device, received));
+    }
+    let _ = std::fs::remove_dir(SERVED);
+    let mounted = image::mount(&images)?;
     let new_root = root::open()?;
     let init = root::find_init(&new_root, &machine.settings, &machine.kernel)?;
     let warnings = root::check_modules(&new_root, &machine.kernel).into_iter().collect();
     machine.dress(&new_root);
-    warm(&new_root, &root::programs(&new_root, &init, &machine.kernel));
-    Ok(Built::Root { devices: mounted.devices, init: init.as_os_str().as_bytes().to_vec(), warnings })
+    warm::warm(&new_root, &init, &machine.kernel);
+    let systemd = warm::is_systemd(&new_root, &init);
+    Ok(Built::Root { devices: mounted.devices, init: init.as_os_str().as_bytes().to_vec(), systemd, warnings })
 }
 
-/// Reads what the root switch and the exec read, so that neither waits: the init and what it runs by, and the mount
-/// points.
-fn warm(new_root: &Root, programs: &[PathBuf]) {
-    programs.iter().for_each(|program| new_root.read_through(program));
-    for name in root::switch::COMPANIONS {
-        let _ = new_root.look(Path::new(name));
-    }
+/// A loop device on the served file of an image.
+fn attach(number: usize, line: &Channel<Built, Built>) -> Result<LoopDevice, Failure> {
+    let folder = served(number);
+    let failed = |e: io::Error| {
+        Failure::new(Step::Mount, folder.display().to_string(), e.to_string(), "report this as a bug, with the log")
+    };
+    let file = File::open(folder.join(STREAM_FILE)).map_err(failed)?;
+    let device = image::attach(&file)?;
+    // From here on nobody can reach the file but the loop device, and it goes when that lets go of it.
+    drop(file);
+    mounts::detach(&folder).and_then(|()| std::fs::remove_dir(&folder)).map_err(failed)?;
+    line.send_with(&Built::Device(u8::try_from(number).unwrap_or(u8::MAX)), device.open.as_fd()).map_err(broken)?;
+    Ok(device)
 }
 
 fn broken(cause: impl ToString) -> Failure {

@@ -1,7 +1,7 @@
 //! What is done with the news of a store that streams: by PID 1 until the hand-over, then by the keeper.
 
 use crate::causes;
-use crate::messages::{FetchCause, SourceIndex, StoreCause, StoreNews, StoreOrder, Tally};
+use crate::messages::{FetchCause, Left, SourceIndex, StoreCause, StoreNews, StoreOrder, Tally};
 use crate::progress::Progress;
 use crate::settings::source::Source;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ const REST: Duration = Duration::from_secs(10);
 /// Where the streaming stands.
 #[derive(Debug)]
 pub struct Attendant {
+    /// What it is called on the console.
+    name: String,
     sources: Vec<Source>,
     kernel: String,
     progress: Progress,
@@ -26,18 +28,30 @@ pub struct Attendant {
 }
 
 impl Attendant {
-    /// For an image from `sources` of which `tally` came before, on a kernel of that release.
-    pub fn new(sources: Vec<Source>, kernel: String, tally: Tally) -> Self {
+    /// For what is called `name`, from `sources`, of which `tally` came before, on a kernel of that release.
+    pub fn new(name: String, sources: Vec<Source>, kernel: String, tally: Tally) -> Self {
         Self {
+            progress: Progress::new(name.clone(), Instant::now()),
+            name,
             sources,
             kernel,
-            progress: Progress::new(Instant::now()),
             last: None,
             failed: None,
             again: None,
             tally,
             waits: None,
             released: false,
+        }
+    }
+
+    /// What a keeper has to know of it.
+    pub fn left(&self, traced: bool) -> Left {
+        Left {
+            name: self.name.clone(),
+            sources: self.sources.iter().map(|source| source.as_str().to_owned()).collect(),
+            tally: self.tally,
+            traced,
+            fetcher: false,
         }
     }
 
@@ -88,7 +102,7 @@ impl Attendant {
             StoreNews::Warning(warning) => log::warn!("{}", causes::warning(&warning, &self.sources)),
             StoreNews::Done { tally, .. } => {
                 self.tally = tally;
-                log::info!("image: all of it is in memory");
+                log::info!("{}: all of it is in memory", self.name);
             }
             StoreNews::Failed(cause) => {
                 // Once: it may last until a person does something.
@@ -102,27 +116,35 @@ impl Attendant {
             StoreNews::ReadWaits => {
                 self.waits = Some(now);
                 log::warn!(
-                    "image: something waits to be read that has not come yet, and goes on when a server brings it; {}",
+                    "{}: something waits to be read that has not come yet, and goes on when a server brings it; {}",
+                    self.name,
                     self.last_trouble()
                 );
             }
             StoreNews::ReadGoesOn => {
                 self.waits = None;
-                log::warn!("image: what waited to be read has come; it goes on");
+                log::warn!("{}: what waited to be read has come; it goes on", self.name);
             }
             StoreNews::Released => {
                 self.released = true;
-                log::info!("image: the RAM disk stands by itself; server and network are not needed any more");
+                log::info!(
+                    "{}: the RAM disk stands by itself; server and network are not needed for it any more",
+                    self.name
+                );
             }
             StoreNews::NotReleased { errno } => {
                 let error = std::io::Error::from_raw_os_error(errno);
-                log::warn!("image: it is whole, but goes on being served by a process: LOOP_CHANGE_FD: {error}");
+                log::warn!(
+                    "{}: it is whole, but goes on being served by a process: LOOP_CHANGE_FD: {error}",
+                    self.name
+                );
             }
             StoreNews::Size { .. }
             | StoreNews::NeedFetcher
             | StoreNews::Time { .. }
             | StoreNews::Source { .. }
             | StoreNews::Opened { .. }
+            | StoreNews::Touched { .. }
             | StoreNews::Absent => {}
         }
     }

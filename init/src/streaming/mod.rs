@@ -2,23 +2,26 @@
 
 pub mod assembly;
 pub mod attendant;
+mod ending;
 pub mod keeper;
 pub mod status;
+pub mod streams;
+mod trace;
+mod warm;
 
-use crate::contract::role;
+use crate::contract::{fd, role};
 use crate::failure::{Failure, Step};
 use crate::image;
-use crate::layers::Order;
 use crate::messages::{ImageFacts, Trust};
 use crate::modules::Modules;
 use crate::settings::Settings;
-use crate::settings::values::Mode;
+use crate::settings::values::{Mode, StreamStall};
 use crate::sys::machine::Restart;
 use crate::sys::worker::Program;
 use crate::sys::{mounts, sandbox};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
@@ -32,6 +35,8 @@ pub const PROGRAM: &str = "rootbeam";
 const LINK: &str = "/run/rootbeam/stream.json";
 /// How far it is, in the folder.
 pub const STATUS: &str = "status.json";
+/// What the booted system reads first, in the folder, where that is recorded.
+pub const TRACE: &str = "trace";
 /// Which processes a sysvinit has to spare, in the folder.
 pub const PIDS: &str = "pids";
 /// Where Debian's sysvinit looks for such lists before it ends all processes (/etc/init.d/sendsigs).
@@ -62,14 +67,38 @@ pub fn program(settings: &Settings) -> Result<Program, Failure> {
         .map_err(|e| Failure::new(Step::Worker, role::KEEPER, format!("{FOLDER}: {e}"), "give the machine more RAM"))
 }
 
-/// The folder, for the keeper.
-pub fn folder() -> Result<File, Failure> {
-    File::open(FOLDER)
-        .map_err(|e| Failure::new(Step::Worker, FOLDER, e.to_string(), "report this as a bug, with the log"))
+/// What a keeper works with.
+#[derive(Debug)]
+pub struct Tools {
+    folder: File,
+    /// Where a sysvinit tells its run level.
+    run: File,
+    /// What restarts the machine, where that is asked for.
+    restart: Option<Restart>,
 }
 
-/// What restarts the machine, for the keeper.
-pub fn restart() -> Result<Restart, Failure> {
+impl Tools {
+    /// Each with the number that it has in the keeper.
+    pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, i32)> {
+        let restart = self.restart.iter().map(|restart| (restart.as_fd(), fd::RESTART));
+        [(self.folder.as_fd(), fd::FOLDER), (self.run.as_fd(), fd::RUN)].into_iter().chain(restart).collect()
+    }
+}
+
+/// Opens what the keeper works with.
+pub fn tools(settings: &Settings) -> Result<Tools, Failure> {
+    let open = |path: &str| {
+        File::open(path)
+            .map_err(|e| Failure::new(Step::Worker, path, e.to_string(), "report this as a bug, with the log"))
+    };
+    let restart = match settings.stream_stall {
+        StreamStall::Reboot(_) => Some(restart()?),
+        StreamStall::Wait | StreamStall::Eio(_) => None,
+    };
+    Ok(Tools { folder: open(FOLDER)?, run: open(RUN)?, restart })
+}
+
+fn restart() -> Result<Restart, Failure> {
     Restart::open().map_err(|e| {
         let remedy = "use a kernel with the magic SysRq key, or another rootbeam.stream.stall=";
         Failure::new(Step::Worker, "/proc/sysrq-trigger", e.to_string(), remedy)
@@ -99,10 +128,7 @@ pub fn clear() {
 }
 
 /// Why an image is not streamed, though it could be by what it is; none where it is.
-pub fn obstacle(facts: &ImageFacts, order: &Order, settings: &Settings, modules: &mut Modules) -> Option<String> {
-    if order.is_layer() || !facts.layers.is_empty() || !settings.layers.is_empty() {
-        return Some("an image with layers is not streamed".to_owned());
-    }
+pub fn obstacle(facts: &ImageFacts, modules: &mut Modules) -> Option<String> {
     if facts.trust == Trust::Unverified {
         return Some("nothing vouches for its chunks".to_owned());
     }

@@ -1,9 +1,9 @@
 //! A directory tree reached by a descriptor: looked at from inside a root that is not ours yet, and deleted.
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// A directory by descriptor; paths below it are resolved as if it were `/`, so that absolute links and `..` stay
@@ -30,12 +30,23 @@ impl Root {
         Self(folder)
     }
 
-    /// Reads a regular file to its end, so that it is in the cache; what cannot be read is left.
-    pub fn read_through(&self, path: &Path) {
-        let regular = self.look(path).ok().flatten().is_some_and(|file| file.regular);
-        if regular && let Ok(Some(file)) = self.resolve(path, OFlags::RDONLY) {
-            let _ = io::copy(&mut std::fs::File::from(file), &mut io::sink());
+    /// Reads the first `limit` bytes of a regular file; none where it is no such.
+    pub fn read(&self, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut content = Vec::new();
+        if self.look(path)?.is_some_and(|file| file.regular)
+            && let Some(file) = self.resolve(path, OFlags::RDONLY)?
+        {
+            std::fs::File::from(file).take(limit).read_to_end(&mut content)?;
+            return Ok(Some(content));
         }
+        Ok(None)
+    }
+
+    /// The name of what `path` is in the end, links followed.
+    pub fn real_name(&self, path: &Path) -> Option<OsString> {
+        let found = self.resolve(path, OFlags::PATH).ok()??;
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+        path.file_name().map(OsStr::to_owned)
     }
 
     /// Puts a file with this content in place of the one of that name, at once.
@@ -43,6 +54,11 @@ impl Root {
         let new = Path::new("new");
         self.write(new, content, true)?;
         Ok(rustix::fs::renameat(&self.0, new, &self.0, name)?)
+    }
+
+    /// Whether there is something of that name.
+    pub fn exists(&self, name: &Path) -> bool {
+        rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Removes a file.

@@ -57,7 +57,7 @@ impl std::fmt::Display for Exit {
 }
 
 /// Descriptor numbers from here on are used while a child is being prepared.
-const HIGH: RawFd = 32;
+const HIGH: RawFd = 64;
 
 /// Starts `role` with each `(descriptor, number)` open at that number, descriptors 0 to 2 as they are here and an
 /// empty environment (a proxy named on the kernel command line must not reach the fetch worker by accident).

@@ -95,6 +95,10 @@ impl Bed {
         self.channel.send(&order).unwrap();
     }
 
+    pub fn send_with(&self, order: &StoreOrder, descriptor: &impl AsFd) {
+        self.channel.send_with(order, descriptor.as_fd()).unwrap();
+    }
+
     /// Ends the fetch worker that runs, as a crash would: the store sees its channel closed.
     pub fn crash_fetcher(&mut self) {
         let socket = self.fetchers.pop().expect("a fetch worker runs");
@@ -134,6 +138,7 @@ impl Bed {
                         | StoreNews::ReadWaits
                         | StoreNews::ReadGoesOn
                         | StoreNews::Released
+                        | StoreNews::Touched { .. }
                         | StoreNews::NotReleased { .. } => {}
                     }
                     return news;

@@ -3,8 +3,9 @@
 use crate::bed::{Bed, CHUNK, Outcome, image, manifest, published, wanted};
 use crate::server::Server;
 use rootbeam_init::digest::Sha256;
-use rootbeam_init::messages::{Compressor, FilesystemKind, ImageFacts, StoreOrder, Trust};
+use rootbeam_init::messages::{Compressor, FilesystemKind, ImageFacts, StoreNews, StoreOrder, Trust};
 use std::collections::BTreeMap;
+use std::fs::File;
 
 pub fn facts(image: &[u8], trust: Trust, sha256: Option<Sha256>, version: Option<u64>) -> Outcome {
     Outcome::Done(ImageFacts {
@@ -31,6 +32,17 @@ fn checksummed_by(manifest: &str, image: &[u8]) -> Outcome {
         Outcome::Done(facts) => Outcome::Done(ImageFacts { manifest: Some(Sha256::of(manifest.as_bytes())), ..facts }),
         other => other,
     }
+}
+
+#[test]
+fn an_image_that_is_whole_before_the_order_to_serve_it_comes_is_served_all_the_same() {
+    let image = image(300 * CHUNK);
+    let server = Server::of(published(&image));
+    let mut bed = Bed::new();
+    assert_eq!(bed.run(wanted(&[server.url("/web.img")])), checksummed(&image));
+    // A connection that ends at once: what is told is that it was served until then, not that the store has ended.
+    bed.send_with(&StoreOrder::Serve { eio_seconds: None }, &File::open("/dev/null").unwrap());
+    while bed.news() != StoreNews::Released {}
 }
 
 #[test]

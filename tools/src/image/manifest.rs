@@ -6,8 +6,10 @@ use super::{beside, now, source_date_epoch};
 use crate::cli::Mismatch;
 use crate::output;
 use crate::term::{Rate, Term, result};
+use crate::trace;
 use anyhow::{Context, Result, bail};
-use rootbeam_init::manifest::{self, MAX_LAYERS, Manifest, is_file_name, layer_name};
+use rootbeam_init::boot_order::{BootOrder, Subject};
+use rootbeam_init::manifest::{self, MAX_LAYERS, Manifest, Refusal, is_file_name, layer_name};
 use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,6 +22,7 @@ Examples:
   rootbeam image manifest web.squashfs --kernel 6.1.0-49-amd64
   rootbeam image manifest web.squashfs --sources http://10.0.0.5/images/ --sources http://10.0.0.6/images/
   rootbeam image manifest web.squashfs --layer site.squashfs --layer latest-php.manifest
+  rootbeam image manifest web.squashfs --boot-order web.order
   rootbeam image manifest rootfs.img --from-stream-hash rootfs.stream-hash
 
 IMAGE.manifest holds size, digests and version; IMAGE.chunks the SHA-256 of each 64 KiB. Both belong beside the image
@@ -28,11 +31,15 @@ on the server. Each is written beside its place and renamed, the manifest last.
 Layers are files beside the image on the server, images or manifests, that every boot of it stacks on it, the last on
 top; each is verified by a manifest of its own. A layer of some nodes only is asked for by their rootbeam.layer=.
 
-Of a manifest that is there only the version counts on: kernel, layers and sources are those of this command.
+A boot order, made by `rootbeam trace`, names the chunks that a machine which streams the image fetches first: what its
+boots have read. It must be of this very image. `image publish` takes it over with the manifest.
+
+Of a manifest that is there only the version counts on: kernel, layers, sources and boot order are those of this command.
 
 The date is that of SOURCE_DATE_EPOCH where it is set.
 
-Exit codes: 0 written, 1 failed, 2 wrong usage, 3 the image is not as the stream-hash list says (nothing is written).";
+Exit codes: 0 written, 1 failed, 2 wrong usage, 3 the image is not the one of the stream-hash list or of the boot order
+(nothing is written).";
 
 /// Arguments of `rootbeam image manifest`.
 #[derive(Debug, clap::Args)]
@@ -52,6 +59,9 @@ pub struct Args {
     /// A file beside the image to stack on it, an image or a manifest; may be given several times, the last is on top
     #[arg(long, value_name = "NAME")]
     pub layer: Vec<String>,
+    /// Chunks to fetch first while the image is streamed: a file of `rootbeam trace`, or a trace itself
+    #[arg(long, value_name = "FILE")]
+    pub boot_order: Option<PathBuf>,
     /// Hold the image against this stream-hash list (Fedora CoreOS publishes them) while the manifest is made
     #[arg(long, value_name = "FILE")]
     pub from_stream_hash: Option<PathBuf>,
@@ -78,6 +88,8 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         Some(version) => version,
         None => next_version(&place)?,
     };
+    let order =
+        args.boot_order.as_deref().map(|file| Ok::<_, anyhow::Error>((file, trace::read(file)?))).transpose()?;
     let date = source_date_epoch()?.unwrap_or_else(now);
 
     let file = File::open(image).with_context(|| format!("cannot open the image {}", image.display()))?;
@@ -97,12 +109,14 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         bail!("{} changed while it was read: leave it alone and run this again", image.display());
     }
 
-    let described =
+    let mut described =
         Manifest { layers: args.layer, ..describe(name, &digests, args.kernel, version, date, args.sources) };
+    if let Some((file, order)) = order {
+        described.boot_order = of_this_image(file, order, &described)?;
+    }
     let text = described.render();
     // What the store would refuse must never be published.
-    Manifest::parse(text.as_bytes())
-        .map_err(|refusal| anyhow::anyhow!("no boot would accept this manifest: {refusal}"))?;
+    Manifest::parse(text.as_bytes()).map_err(|refusal| unacceptable(&refusal, &described))?;
     let chunks = beside(image, manifest::CHUNKS_SUFFIX);
     output::write(&chunks, &digests.chunk_list())?;
     output::write(&place, text.as_bytes())?;
@@ -115,6 +129,29 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         result(format_args!("{}: version {version}, sha256 {}", place.display(), described.sha256))?;
     }
     Ok(())
+}
+
+/// The chunks of a boot order that is of this image.
+fn of_this_image(file: &Path, order: BootOrder, image: &Manifest) -> Result<Vec<u32>> {
+    let &Manifest { size, chunk_size, sha256, .. } = image;
+    match trace::difference(&order.subject, &Subject { size, chunk_size, sha256 }) {
+        Some(difference) => {
+            let text = format!("{} is of another image: {difference}: record a trace of this one", file.display());
+            Err(Mismatch(text).into())
+        }
+        None => Ok(order.chunks),
+    }
+}
+
+/// A manifest that the store would refuse.
+fn unacceptable(refusal: &Refusal, described: &Manifest) -> anyhow::Error {
+    let remedy = match refusal {
+        Refusal::TooLarge(_) if !described.boot_order.is_empty() => {
+            ": take lines from the end of the boot order, which counts for little there"
+        }
+        _ => "",
+    };
+    anyhow::anyhow!("no boot would accept this manifest: {refusal}{remedy}")
 }
 
 fn read_stream_hash(path: &Path) -> Result<StreamHash> {
@@ -210,6 +247,7 @@ fn next_version(place: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rootbeam_init::digest::Sha256;
 
     #[test]
     fn counts_the_version_on_and_never_guesses_one() {
@@ -238,6 +276,34 @@ mod tests {
         }
         assert!(check(&["x"; 8]).is_ok());
         assert!(check(&["x"; 9]).unwrap_err().to_string().contains("at most 8 stand on an image"));
+    }
+
+    #[test]
+    fn a_boot_order_is_of_this_very_image_and_fits_a_manifest() {
+        let bytes = vec![1; 200_000];
+        let digests = digest(bytes.as_slice(), manifest::CHUNK_SIZE, |_| ()).unwrap();
+        let image = describe("a", &digests, None, 1, 0, vec![]);
+        let subject = Subject { size: 200_000, chunk_size: manifest::CHUNK_SIZE, sha256: digests.sha256 };
+        let take = |subject| of_this_image(Path::new("x"), BootOrder { subject, chunks: vec![3, 0] }, &image);
+        assert_eq!(take(subject).unwrap(), [3, 0]);
+        for other in [
+            Subject { size: 200_001, ..subject },
+            Subject { chunk_size: 4096, ..subject },
+            Subject { sha256: Sha256([1; 32]), ..subject },
+        ] {
+            let error = take(other).unwrap_err();
+            assert!(error.downcast_ref::<Mismatch>().is_some() && error.to_string().contains("of another image"));
+        }
+        // All chunks of an image of 4 GiB may be in the order, and of no matter what image the first 80 000.
+        let of_chunks = |chunks: u32| {
+            let size = u64::from(chunks) << 16;
+            let chunk_list = vec![Sha256([1; 32]); chunks.div_ceil(2048) as usize];
+            let manifest = Manifest { size, chunk_list, boot_order: (0..chunks).rev().collect(), ..image.clone() };
+            Manifest::parse(manifest.render().as_bytes()).map_err(|refusal| unacceptable(&refusal, &manifest))
+        };
+        assert!(of_chunks(65_536).is_ok() && of_chunks(80_000).is_ok());
+        let error = of_chunks(120_000).unwrap_err().to_string();
+        assert!(error.ends_with(": take lines from the end of the boot order, which counts for little there"));
     }
 
     #[test]

@@ -161,6 +161,12 @@ fn tell(facts: &Facts) -> String {
             rows.push(("name", manifest.name.clone()));
             rows.push(("sha256", manifest.sha256.to_string()));
             rows.push(("chunks", format!("{} of {}", manifest.chunks(), Bytes(manifest.chunk_size.into()))));
+            if !manifest.boot_order.is_empty() {
+                let bytes = (manifest.boot_order.len() as u64).saturating_mul(manifest.chunk_size.into());
+                let text =
+                    format!("{} chunks ({}) come first when it is streamed", manifest.boot_order.len(), Bytes(bytes));
+                rows.push(("boot order", text));
+            }
             if let Some(kernel) = &manifest.kernel {
                 rows.push(("kernel", format!("{kernel}, required")));
             }

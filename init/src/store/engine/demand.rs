@@ -18,7 +18,7 @@ const AHEAD_MOST: u64 = 32;
 /// For so long after a reader has got what it waited for nothing else is asked for: it will go on reading.
 const GRACE: Millis = 20;
 /// What a request of the background is meant to take while readers read, so that it is soon out of their way.
-const BESIDE: Millis = 100;
+pub(super) const BESIDE: Millis = 100;
 /// A job that brings a chunk within this time is not overtaken.
 const SOON: Millis = 100;
 /// A job so young has not shown yet how fast it is.
@@ -48,11 +48,17 @@ impl Demand {
 
     /// Whether nothing else is asked for now: what is waited for is on its way, or has just come. Where nobody can be asked
     /// for it alone (a server that knows no ranges), the rest brings it.
-    pub(super) fn comes_first(&self, jobs: &Jobs, now: Millis) -> bool {
+    pub(super) fn comes_first(&self, jobs: &Jobs, ordered: bool, now: Millis) -> bool {
         match self.waiting.is_empty() {
-            true => self.rests_until() > now,
+            // Where it is known what a boot reads next, that is the best guess at what the reader goes on with.
+            true => !ordered && self.rests_until() > now,
             false => jobs.live().any(|job| self.waiting.iter().any(|chunk| job.claim.contains(chunk))),
         }
+    }
+
+    /// Whether the image is being served.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.streaming
     }
 
     /// Until when the rest of the image rests after a reader got what it waited for.

@@ -143,6 +143,7 @@ impl Engine {
         match self.kept.take() {
             Some((old, mut image)) if same(&old) => {
                 image.forgive();
+                image.set_order(&manifest.boot_order);
                 self.tally.verified = image.verified();
                 self.phase = Phase::Image { plan, image };
             }

@@ -11,6 +11,8 @@ mod demand;
 mod discovery;
 mod jobs;
 #[cfg(test)]
+mod ordered;
+#[cfg(test)]
 mod readers;
 mod request;
 mod schedule;
@@ -28,6 +30,7 @@ use super::Millis;
 use super::sources::{Sources, Stage};
 use super::superblock::SuperblockFacts;
 use super::transfer::{Hashes, Transfer};
+use crate::boot_order::Subject;
 use crate::digest::Sha256;
 use crate::manifest::{CHUNK_SIZE, Manifest};
 use crate::messages::{ImageFacts, SourceIndex, StoreCause, StoreNews, Tally, Trust, Wanted};
@@ -454,6 +457,12 @@ impl Engine {
         }
     }
 
+    /// The image that has a manifest, while it comes.
+    pub fn subject(&self) -> Option<Subject> {
+        let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, .. } = &self.phase else { return None };
+        Some(Subject { size: manifest.size, chunk_size: manifest.chunk_size, sha256: manifest.sha256 })
+    }
+
     fn image_facts(&self, plan: &Plan, image: &Transfer) -> Option<ImageFacts> {
         let facts = self.facts?;
         Some(ImageFacts {
@@ -476,7 +485,8 @@ impl Engine {
         self.sources.next_round();
         self.sources.forgive_before(Stage::Image);
         self.tally.verified = 0;
-        let image = Transfer::new(size, chunk_size, hashes);
+        let mut image = Transfer::new(size, chunk_size, hashes);
+        image.set_order(plan.manifest.as_ref().map_or(&[], |manifest| &manifest.boot_order));
         // Without hashes there is no telling what of it is right.
         self.phase = if std::mem::take(&mut self.inherits) && image.has_hashes() {
             self.actions.push_back(Action::Recover);

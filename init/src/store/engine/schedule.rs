@@ -1,11 +1,15 @@
 //! Who fetches which chunks, of a file whose chunks have hashes.
 //!
+//! While the image is served, the chunks that a boot is known to read come first, in that order, by requests that are
+//! small enough to keep it.
+//!
 //! Each source that is there has one connection; another is added for as long as that pays. A request asks for as much
 //! as its source brings in two seconds, so a slow one gets less; towards the end the requests get smaller, and a
 //! connection with nothing left to do takes over half of what the slowest one has still to bring.
 
 use super::super::Millis;
 use super::super::transfer::{Span, Transfer};
+use super::demand::BESIDE;
 use super::jobs::Job;
 use super::{Asked, Engine, Phase};
 use crate::contract::LANES;
@@ -22,6 +26,11 @@ const SPAN_LEAST: u64 = 256 << 10;
 const SPAN_FIRST: u64 = 8 << 20;
 /// The largest request, in bytes.
 const SPAN_MOST: u64 = 256 << 20;
+/// Chunks that nobody wants yet are fetched with those around them, rather than asked around, where they take no longer
+/// than this: about what a further request costs.
+const REQUEST: Millis = 3;
+/// Connections to a source while small pieces are fetched in the order of a boot: the next is asked for while one comes.
+const PIPELINED: usize = 2;
 /// Connections to one source at the most.
 pub(super) const PER_SOURCE: usize = 4;
 /// Bytes of chunks that may be put together at once; only chunks of more than a megabyte make lanes scarce.
@@ -153,15 +162,18 @@ impl Engine {
         if let Some(urgent) = self.urgent(transfer, now) {
             return Some(urgent);
         }
-        if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1) || self.demand.comes_first(&self.jobs, now)
+        let ordered = self.is_ordered(transfer);
+        if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1)
+            || self.demand.comes_first(&self.jobs, ordered, now)
         {
             return None;
         }
+        let wanted = if ordered { (there + extra).max(there * PIPELINED) } else { there + extra };
         let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
         free.retain(|(index, source)| {
             let careful = source.readiness().1 || source.struck || source.whole_only;
             // Each may have one; a further one only where there are fewer than pay.
-            let most = if careful || running >= there + extra { 1 } else { PER_SOURCE };
+            let most = if careful || running >= wanted { 1 } else { PER_SOURCE };
             self.jobs.to(*index) < most
         });
         free.sort_by_key(|(index, source)| {
@@ -175,7 +187,14 @@ impl Engine {
         ask.or_else(|| free.iter().find_map(|(index, _)| self.take_over(transfer, *index, now)))
     }
 
-    /// The next chunks for a source: the first that nobody has claimed, as many as it brings in good time.
+    /// Whether what comes next is what a boot reads next. An image that is loaded before it is used is as soon whole in
+    /// any order, and sooner by large requests.
+    fn is_ordered(&self, transfer: &Transfer) -> bool {
+        self.demand.is_streaming() && matches!(self.phase, Phase::Image { .. }) && transfer.order_is_pending()
+    }
+
+    /// The next chunks for a source: those that a boot reads next, else the first that nobody has claimed, as many as it
+    /// brings in good time.
     fn span(&self, transfer: &Transfer, index: SourceIndex, claims: &[Span], connections: usize) -> Option<Span> {
         let source = self.sources.get(index)?;
         let alone = self.sources.live().count() == 1;
@@ -190,6 +209,15 @@ impl Engine {
         let most = (aim / transfer.chunk_size().max(1)).max(1);
         let mut taken = claims.to_vec();
         taken.extend(transfer.doubtful().filter(|chunk| !self.may_ask(transfer, *chunk, index)).map(|c| c..c + 1));
+        // Whoever knows no ranges begins with the first chunk, whatever is asked.
+        if self.is_ordered(transfer) && !source.whole_only {
+            let brings = |time: Millis| source.rate.map_or(0, |rate| rate.saturating_mul(time) / 1000);
+            let chunks = |bytes: u64| bytes / transfer.chunk_size().max(1);
+            let window = chunks(brings(BESIDE).max(SPAN_LEAST)).clamp(1, most);
+            if let Some(span) = transfer.next_in_order(window, chunks(brings(REQUEST)), &taken) {
+                return Some(span);
+            }
+        }
         transfer.gap(0, most, &taken)
     }
 

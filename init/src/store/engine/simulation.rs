@@ -69,10 +69,17 @@ pub(super) struct World {
     fetched: u64,
     /// Most requests to a source at once.
     at_once: usize,
+    /// Chunks in the order in which they came.
+    pub arrived: Vec<u64>,
 }
 
 impl World {
     pub fn new(size: u64, servers: &[Server]) -> Self {
+        Self::with_order(size, servers, &[])
+    }
+
+    /// The same with an image whose manifest has a boot order.
+    pub fn with_order(size: u64, servers: &[Server], boot_order: &[u32]) -> Self {
         let urls: Vec<String> = (0..servers.len()).map(|at| format!("http://{at}/web.img")).collect();
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
         let mut engine = Engine::new(Wanted { stall_seconds: 10, ..wanted(&urls) }, size | 7);
@@ -90,7 +97,7 @@ impl World {
             chunk_list: list.chunks(LIST_BLOCK as usize).map(Sha256::of).collect(),
             layers: vec![],
             sources: vec![],
-            boot_order: vec![],
+            boot_order: boot_order.to_vec(),
         };
         // Discovery is another story: the plan and the list are there.
         let plan = Plan { origin: Some(0), manifest: Some(manifest), whole: None, vouched: Trust::Checksummed.into() };
@@ -99,7 +106,8 @@ impl World {
         engine.begin_image(plan, Hashes::List(list), size);
         engine.handle(Event::Fetcher, 0);
         let bodies = BTreeMap::new();
-        Self { engine, servers: servers.to_vec(), size, now: 0, bodies, fetched: 0, at_once: 0 }
+        let servers = servers.to_vec();
+        Self { engine, servers, size, now: 0, bodies, fetched: 0, at_once: 0, arrived: Vec::new() }
     }
 
     /// Runs until all is there, and says when that was.
@@ -227,6 +235,7 @@ impl World {
             self.engine.take(job, number);
             let right = temper != Temper::Corrupt;
             self.engine.judged(job, number, &superblock(), Sha256([7; 32]), right, self.now);
+            self.arrived.extend(right.then_some(number));
             self.engine.written(self.now);
         }
         if broken {

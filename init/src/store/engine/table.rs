@@ -180,6 +180,7 @@ fn words(actions: &[Action]) -> String {
             | StoreNews::ReadWaits
             | StoreNews::ReadGoesOn
             | StoreNews::Released
+            | StoreNews::Touched { .. }
             | StoreNews::NotReleased { .. },
         ) => {
             unreachable!("these are the worker's own")

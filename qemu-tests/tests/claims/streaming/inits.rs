@@ -33,6 +33,14 @@ pub fn claims() -> Vec<Trial> {
     ]
 }
 
+pub fn rows() -> Vec<Trial> {
+    vec![claim(
+        "streaming: a memory hog and a sleep spare the workers",
+        &[qemu::available, images::debian],
+        hog_and_sleep,
+    )]
+}
+
 /// Where the image is on the server.
 const PATH: &str = "/image";
 /// How long anything is waited for.
@@ -45,9 +53,9 @@ const HELD_BACK: usize = 2 << 20;
 const RATE: u64 = 4 << 20;
 
 /// A machine at its login, on an image that will not be whole before [`Node::release`].
-struct Node {
-    guest: qemu::Guest,
-    http: HttpServer,
+pub(super) struct Node {
+    pub(super) guest: qemu::Guest,
+    pub(super) http: HttpServer,
     image: Vec<u8>,
     _folder: TempDir,
 }
@@ -61,7 +69,8 @@ struct Seen {
 }
 
 impl Node {
-    fn start(image: &Path, kernel: &Kernel, name: &str) -> Result<Self> {
+    /// All of the image comes at `rate` bytes a second.
+    pub(super) fn start(image: &Path, kernel: &Kernel, name: &str, rate: u64) -> Result<Self> {
         let mut image = std::fs::read(image)?;
         let end = image.len();
         image.resize(end + TAIL, 0);
@@ -69,7 +78,7 @@ impl Node {
         let folder = images::published_bytes(&image, PATH.trim_start_matches('/'))?;
         let stall = Fault::StallAt((end + HELD_BACK) as u64);
         let http = HttpServer::on_loopback(Site::new().folder(folder.path())?)?
-            .faults([Fault::Rate(RATE), stall].map(|fault| Rule::of(PATH, When::Always, fault)));
+            .faults([Fault::Rate(rate), stall].map(|fault| Rule::of(PATH, When::Always, fault)));
         let url = format!("http://{}:{}{PATH}", qemu::HOST, http.address().port());
         let mut guest = qemu::Boot::new(kernel, &archives::for_qemu(kernel)?)
             .nic(qemu::Nic::user())
@@ -81,7 +90,7 @@ impl Node {
         Ok(Self { guest, http, image, _folder: folder })
     }
 
-    fn status(&mut self) -> Result<Status> {
+    pub(super) fn status(&mut self) -> Result<Status> {
         let text = self.guest.shell("cat /run/rootbeam/stream/status.json")?;
         serde_json::from_str(text.trim()).with_context(|| format!("no status: {text}"))
     }
@@ -140,7 +149,7 @@ impl Node {
 
 fn systemd() -> Result<()> {
     let web = images::web()?;
-    let mut node = Node::start(&web.image, &web.kernel()?, "web-node")?;
+    let mut node = Node::start(&web.image, &web.kernel()?, "web-node", RATE)?;
     ensure!(!node.status()?.complete, "it was complete before the login");
     let before = node.vital()?;
     // systemd moves what it finds in the root cgroup at its start into its own.
@@ -156,8 +165,37 @@ fn systemd() -> Result<()> {
     equal(&node.guest.finish(None)?.outcome, &Outcome::PoweredOff)
 }
 
+fn hog_and_sleep() -> Result<()> {
+    let web = images::web()?;
+    let mut node = Node::start(&web.image, &web.kernel()?, "web-node", RATE)?;
+    let before = node.vital()?;
+    // The kernel's messages would come between a command and its answer. And it may take minutes until an emulated kernel
+    // finds that it has no memory left, unless it is told to keep what was used within the last second (multigen_lru.rst).
+    let lru = "/sys/kernel/mm/lru_gen";
+    node.guest.shell(&format!("dmesg -n 1; echo y >{lru}/enabled; echo 1000 >{lru}/min_ttl_ms"))?;
+    // It holds all it reads, for there is no line's end in it. In a unit of its own, for the killer ends the whole unit.
+    let killed = node.guest.shell(
+        "systemd-run -q --wait tail /dev/zero </dev/null; dmesg | grep -c 'Out of memory: Killed process .*tail'",
+    )?;
+    equal(&killed.trim(), &"1")?;
+    equal(&node.vital()?, &before)?;
+    ensure!(!node.status()?.complete, "it was complete before the hog");
+    // Processes and devices sleep for five seconds (basic-pm-debugging.rst). The kernel refuses that while a program reads
+    // through FUSE, for it freezes the store before the reader, and after the hog much is read again: then it is asked again.
+    let slept = node.guest.shell(
+        "dmesg -C; echo devices >/sys/power/pm_test; for i in 1 2 3; do echo freeze 2>/dev/null >/sys/power/state && \
+         break; done; dmesg | grep -c 'PM: suspend exit'",
+    )?;
+    equal(&slept.trim(), &"1")?;
+    equal(&node.vital()?, &before)?;
+    ensure!(!node.status()?.complete, "it was complete before the sleep");
+    node.release()?;
+    node.guest.press_power()?;
+    equal(&node.guest.finish(None)?.outcome, &Outcome::PoweredOff)
+}
+
 fn sysvinit() -> Result<()> {
-    let mut node = Node::start(&images::sysvinit()?, &packages::kernel(Suite::Bookworm)?, "sysvinit-node")?;
+    let mut node = Node::start(&images::sysvinit()?, &packages::kernel(Suite::Bookworm)?, "sysvinit-node", RATE)?;
     ensure!(!node.status()?.complete, "it was complete before the login");
     let before = node.vital()?;
     // What every shutdown does; this shell's session is spared as well.

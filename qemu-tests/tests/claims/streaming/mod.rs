@@ -4,9 +4,12 @@
 mod handover;
 mod inits;
 mod kernels;
+mod layers;
+mod order;
 mod outages;
 mod publish;
 mod replaced;
+mod shutdown;
 mod stall;
 mod trouble;
 
@@ -36,6 +39,7 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: the real init runs before the image is whole, and then needs nobody", streams),
         claim("streaming: workers beside the booted system have no privilege", workers_have_no_privilege),
         claim("streaming: an image without a manifest is loaded first, and the log says why", without_manifest),
+        claim("streaming: an image that is whole when it comes to be served is as good as one that is not", soon_whole),
     ];
     claims.extend(handover::claims());
     claims.extend(inits::claims());
@@ -43,12 +47,19 @@ pub fn claims() -> Vec<Trial> {
     claims.extend(publish::claims());
     claims.extend(replaced::claims());
     claims.extend(stall::claims());
+    claims.extend(layers::claims());
+    claims.extend(shutdown::claims());
+    claims.extend(order::claims());
     claims.extend(trouble::claims());
     claims
 }
 
 pub fn rows() -> Vec<Trial> {
-    kernels::rows().into_iter().chain(outages::rows()).collect()
+    let mut rows = kernels::rows();
+    rows.extend(inits::rows());
+    rows.extend(outages::rows());
+    rows.extend(shutdown::rows());
+    rows
 }
 
 /// Where the image is on the server.
@@ -245,6 +256,32 @@ fn workers_have_no_privilege() -> Result<()> {
     probe.power_off()?;
     let booted = guest.finish(None)?;
     checked.with_context(|| booted.console.clone())
+}
+
+fn soon_whole() -> Result<()> {
+    // On a fast wire the rest of it comes while its file is being mounted.
+    for size in [2, 3, 4, 8, 16].map(|mib| mib << 20) {
+        let image = images::probe_of(size, size)?;
+        let folder = images::published_bytes(&image, PATH.trim_start_matches('/'))?;
+        let network = Network::new()?;
+        let _http = network.http(Site::new().folder(folder.path())?)?;
+        let words = format!("rootbeam.image={} rootbeam.mode=stream rootbeam.on-failure=poweroff", network.url(PATH));
+        let boot = Boot::new(&archives::for_namespaces()?).nic(Nic::on(&network)).limit(SOON).cmdline(&words);
+        let mut guest = boot.start()?;
+        let Some((mut probe, world)) = guest.probe()? else { bail!("{size} bytes:\n{}", guest.finish(None)?.console) };
+        let checked = (|| -> Result<()> {
+            let report = report(&world)?;
+            equal(&(report.worker_restarts, report.failures), &(0, vec![]))?;
+            let device = report.image.and_then(|image| image.device).context("no RAM disk in the report")?;
+            // Nobody tells of what was let go before the hand-over.
+            assert_clean(&alone(&mut probe)?)?;
+            identical(&mut probe, &device, &image)
+        })();
+        probe.power_off()?;
+        let booted = guest.finish(None)?;
+        checked.with_context(|| format!("{size} bytes:\n{}", booted.console))?;
+    }
+    Ok(())
 }
 
 fn without_manifest() -> Result<()> {
