@@ -4,6 +4,7 @@
 mod crowd;
 mod emulated;
 mod memory;
+mod page;
 mod row;
 mod runs;
 mod stream;
@@ -19,7 +20,7 @@ const RUNS: usize = 5;
 /// A benchmark: its name, and what measures its rows with so many runs a side.
 type Benchmark = (&'static str, fn(usize) -> Result<Vec<Row>>);
 
-const ALL: [Benchmark; 17] = [
+const ALL: [Benchmark; 20] = [
     ("size", |_| emulated::size()),
     ("init", emulated::init),
     ("ram-100", |runs| emulated::ram("ram-100", 100, runs)),
@@ -34,6 +35,9 @@ const ALL: [Benchmark; 17] = [
     ("stream-100", |runs| stream::start("stream-100", 100, runs)),
     ("stream-1000", |runs| stream::start("stream-1000", 1000, runs)),
     ("stream-whole", stream::whole),
+    ("page-10", |runs| page::answered("page-10", 10, runs)),
+    ("page-100", |runs| page::answered("page-100", 100, runs)),
+    ("page-1000", |runs| page::answered("page-1000", 1000, runs)),
     ("memory-after", memory::after),
     ("memory-peak", memory::peak),
     ("smallest", |_| memory::smallest()),
