@@ -48,6 +48,9 @@ const OFFER: Duration = Duration::from_millis(20);
 /// More news than this are not kept for a PID 1 that does not read.
 const OUTBOX: usize = 256;
 
+/// So many messages of the fetch worker are taken up in a turn.
+const AT_ONCE: usize = 1024;
+
 /// What an error without a number counts as.
 const EIO: i32 = 5;
 
@@ -243,7 +246,8 @@ impl Worker {
 
     /// Takes up what the fetch worker says. One that talks nonsense is as good as dead.
     fn fetch_news(&mut self) {
-        loop {
+        // Bounded: one in a stranger's hands that never stops must not keep the store from its orders.
+        for _ in 0..AT_ONCE {
             let Some(fetcher) = &self.fetcher else { return };
             let understood = match fetcher.receive() {
                 Ok(Received::Empty) => return,

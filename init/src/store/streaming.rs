@@ -28,6 +28,9 @@ const FOR_GOOD: Duration = Duration::from_secs(1 << 30);
 /// The most bytes that one read can ask for; the kernel's own limit is 1 MiB (FUSE_MAX_MAX_PAGES).
 const MOST: u64 = 1 << 20;
 
+/// The number of that error.
+const ECONNABORTED: i32 = 103;
+
 /// So long a read waits before somebody is told.
 pub const LONG: Duration = Duration::from_secs(5);
 
@@ -111,7 +114,10 @@ impl Streaming {
         let serve = move || {
             // The kernel has sent its greeting when it mounted: this does not wait for anybody.
             let served = Session::from_fd(file, connection, SessionACL::All, Config::default()).and_then(Session::run);
-            if let Err(error) = served {
+            // ECONNABORTED is how a read of the connection ends whose last file has gone (fs/fuse/dev.c).
+            if let Err(error) = served
+                && error.raw_os_error() != Some(ECONNABORTED)
+            {
                 log::warn!("the streamed image is not served any more: {error}");
             }
             ended.tell(End::Released);
