@@ -17,6 +17,9 @@ const LARGEST: u64 = 1 << 20;
 /// How deep the folders of a root are.
 const DEPTH: u32 = 4;
 
+/// How much (nice(2)): a tenth of the processor where another wants all of it.
+const NICE: i32 = 10;
+
 /// prctl(2); the libc crate does not have it.
 const PR_SET_IO_FLUSHER: i32 = 57;
 
@@ -42,6 +45,12 @@ fn gather_below(path: &Path, depth: u32, found: &mut Vec<RootFile>) {
     {
         found.push((path.to_owned(), bytes));
     }
+}
+
+/// Lets the system that is about to start come first where both want the processor: what it waits for is brought all the
+/// same, for then it does not want the processor.
+pub fn come_second() {
+    let _ = rustix::process::nice(NICE);
 }
 
 /// Keeps the memory killer and the swapper away. What this kernel does not have is done without.

@@ -45,6 +45,9 @@ pub fn enter(keep: Privileges, tenure: &Tenure) -> io::Result<()> {
     let id = if keep == Privileges::Keeper { KEEPER } else { NOBODY };
     if let Tenure::Beyond(_) = tenure {
         outlive::hold_memory();
+        if keep == Privileges::Client {
+            outlive::come_second();
+        }
     }
     // What the keeper starts has given up all of that with it, and is in its root.
     if rustix::process::geteuid() == Uid::ROOT {
