@@ -78,11 +78,11 @@ mod tests {
         let block = |fill: u8, hashes: usize| vec![fill; hashes * 32];
         let hashes = Hashes::List([[0; 32]; 3].concat());
         let mut blocks = Blocks::new(2 * u64::from(LIST_BLOCK) + 64, hashes);
-        assert_eq!(blocks.unknown(), [0..6144]);
+        assert!(blocks.unknown().iter().eq([&(0..6144)]));
         blocks.keep(2, &block(2, 2));
         blocks.keep(0, &block(1, 2048));
         blocks.keep(3, &block(3, 2048));
-        assert_eq!(blocks.unknown(), [2048..4096]);
+        assert!(blocks.unknown().iter().eq([&(2048..4096)]));
         let hash = |chunk| blocks.hash(chunk).map(|hash| hash.0[0]);
         assert_eq!([0, 2047, 2048, 4095, 4096, 4097].map(hash), [Some(1), Some(1), None, None, Some(2), Some(2)]);
         assert_eq!([4098, 6144, u64::MAX].map(hash), [None; 3], "beyond the end there is none");
