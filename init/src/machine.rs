@@ -182,6 +182,7 @@ impl Machine {
             manifest,
             require_verified: self.settings.require_verified,
             optional: order.optional,
+            streams: self.settings.mode != Mode::Ram,
             anchors,
             kernel,
             stall_seconds: self.settings.stall,

@@ -22,6 +22,8 @@ pub struct Wanted {
     pub require_verified: bool,
     /// Whether it may be missing: where every source says that it has none, the news is `Absent`.
     pub optional: bool,
+    /// Whether it is to be served before it is whole: then the chunk list comes as its blocks are needed.
+    pub streams: bool,
     /// Release of the running kernel, compared with the manifest's.
     pub kernel: Label,
     /// Seconds without a byte after which a connection counts as stalled.

@@ -49,7 +49,7 @@ impl Worker {
                     }
                 }
                 Intake::Chunks { image } => {
-                    let length = engine.transfer().map_or(0, Transfer::chunk_size);
+                    let length = engine.file(job).map_or(0, Transfer::chunk_size);
                     if !self.hashers.has_room(usize::try_from(length).unwrap_or(usize::MAX)) {
                         return;
                     }
@@ -85,13 +85,13 @@ impl Worker {
     fn cut(&mut self, number: usize, job: u32, image: bool) {
         let now = self.now();
         let (Some(lane), Some(engine)) = (self.lanes.get_mut(number), &mut self.engine) else { return };
-        let Some(transfer) = engine.transfer() else { return };
+        let Some(transfer) = engine.file(job) else { return };
         let before = lane.ring.front().map_or(0, |(_, left)| left);
         let step = lane.assembler.step(&mut lane.ring, transfer);
         let after = lane.ring.front().filter(|(next, _)| *next == job).map_or(0, |(_, left)| left);
         engine.count(job, (before - after) as u64, now);
         let Step::Whole(chunk) = step else { return };
-        let Some(transfer) = engine.transfer() else { return };
+        let Some(transfer) = engine.file(job) else { return };
         let offset = transfer.offset(chunk);
         match transfer.hash(chunk) {
             Some(expected) if image => {

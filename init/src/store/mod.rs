@@ -1,6 +1,7 @@
 //! The store worker: the image in memory, its chunks and their hashes. It has no network; what a fetch worker brings
 //! is copied once, judged, and only then written.
 
+mod blocks;
 pub mod engine;
 mod file;
 mod hashers;

@@ -61,6 +61,8 @@ pub struct Source {
     pub contradictions: u32,
     /// How often a whole was not what it vouched for, whoever sent that.
     pub doubts: u32,
+    /// Which of chunk list and image it does not have, while both are fetched.
+    lacking: Option<(Stage, StoreCause)>,
     /// What was told of it last when it was found unfit.
     unfit: Option<StoreCause>,
     ready: Millis,
@@ -84,6 +86,7 @@ impl Source {
             failures: 0,
             contradictions: 0,
             doubts: 0,
+            lacking: None,
             unfit: None,
             ready: 0,
             absent: false,
@@ -97,6 +100,11 @@ impl Source {
     /// Whether its last request had an answer, right or wrong.
     pub fn answers(&self) -> bool {
         self.failures == 0 || self.tally.trouble == Some(FetchCause::WrongBytes)
+    }
+
+    /// Whether it does not have this file.
+    pub fn lacks(&self, stage: Stage) -> bool {
+        self.lacking.as_ref().is_some_and(|(lacking, _)| *lacking == stage)
     }
 
     /// Whether it was given up for what may be put right.
@@ -255,7 +263,30 @@ impl Sources {
         for source in &mut self.all {
             source.absent = false;
             source.failures = 0;
+            source.lacking = None;
         }
+    }
+
+    /// Nothing of this file is asked of it any more; false where it does not have the other one either.
+    pub fn set_lacking(&mut self, index: SourceIndex, stage: Stage, cause: StoreCause) -> bool {
+        let source = self.get_mut(index).filter(|source| source.lacking.is_none() || source.lacks(stage));
+        source.map(|source| source.lacking = Some((stage, cause))).is_some()
+    }
+
+    /// Those that lack one of the two files are given up: nobody is left who has it.
+    pub fn give_up_lacking(&mut self) {
+        for source in &mut self.all {
+            source.out = source.out.take().or(source.lacking.take());
+        }
+    }
+
+    /// The chunk list is whole: it does not matter any more who lacks it.
+    pub fn list_is_whole(&mut self) {
+        for source in self.all.iter_mut().filter(|source| source.lacks(Stage::List)) {
+            source.lacking = None;
+        }
+        self.give_up_lacking();
+        self.forgive_before(Stage::Image);
     }
 
     /// Takes back those whose failure belonged to single requests of the stages before: a source without a manifest
@@ -273,6 +304,7 @@ impl Sources {
     pub fn forgive_all(&mut self) {
         for source in &mut self.all {
             source.out = None;
+            source.lacking = None;
             source.absent = false;
             source.failures = 0;
             source.contradictions = 0;

@@ -1,6 +1,7 @@
 //! A file that is fetched in chunks: which are there, which are missing, which were wrong and from whom.
 //! Used for the chunk list (against the manifest) and for the image (against the chunk list).
 
+use super::blocks::Blocks;
 use super::order::Order;
 use crate::digest::Sha256;
 use crate::messages::{Range, SourceIndex};
@@ -14,12 +15,14 @@ const REJECTIONS: usize = 2;
 pub type Span = ops::Range<u64>;
 
 /// The hashes of a file's chunks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Hashes {
     /// There are none: bytes are taken in order, and the whole is judged at its end.
     None,
     /// One a chunk, 32 bytes each.
     List(Vec<u8>),
+    /// The same, a block at a time.
+    Blocks(Box<Blocks>),
 }
 
 /// The state of a file's chunks.
@@ -96,14 +99,42 @@ impl Transfer {
 
     /// Whether it has hashes; if not, chunks must come in order.
     pub fn has_hashes(&self) -> bool {
-        self.hashes != Hashes::None
+        !matches!(self.hashes, Hashes::None)
     }
 
     /// The hash that a chunk must have, where there are hashes.
     pub fn hash(&self, chunk: u64) -> Option<Sha256> {
-        let Hashes::List(list) = &self.hashes else { return None };
+        let list = match &self.hashes {
+            Hashes::None => return None,
+            Hashes::List(list) => list,
+            Hashes::Blocks(blocks) => return blocks.hash(chunk),
+        };
         let start = usize::try_from(chunk).ok()?.checked_mul(32)?;
         Some(Sha256(list.get(start..start.checked_add(32)?)?.try_into().ok()?))
+    }
+
+    /// The list of its hashes, while blocks of that are missing.
+    pub fn list(&self) -> Option<&Transfer> {
+        match &self.hashes {
+            Hashes::Blocks(blocks) if !blocks.list().is_complete() => Some(blocks.list()),
+            _ => None,
+        }
+    }
+
+    /// The same to be changed, with its blocks.
+    pub fn blocks_mut(&mut self) -> Option<&mut Blocks> {
+        match &mut self.hashes {
+            Hashes::Blocks(blocks) if !blocks.list().is_complete() => Some(blocks),
+            _ => None,
+        }
+    }
+
+    /// The chunks that cannot be judged yet.
+    pub fn unknown(&self) -> Vec<Span> {
+        match &self.hashes {
+            Hashes::Blocks(blocks) => blocks.unknown(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether every chunk is there.
@@ -205,6 +236,9 @@ impl Transfer {
     /// Forgets who sent what wrong.
     pub fn forgive(&mut self) {
         self.rejected.clear();
+        if let Some(blocks) = self.blocks_mut() {
+            blocks.list_mut().forgive();
+        }
     }
 
     /// Notes that a chunk came wrong.

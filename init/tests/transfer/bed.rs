@@ -252,6 +252,7 @@ pub fn wanted(sources: &[String]) -> Wanted {
         manifest: None,
         require_verified: false,
         optional: false,
+        streams: false,
         kernel: Label::new("6.1.0-test").unwrap(),
         stall_seconds: 20,
         anchors: Anchors::default(),

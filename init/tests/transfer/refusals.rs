@@ -6,13 +6,16 @@ use minisign::KeyPair;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::label::Label;
 use rootbeam_init::manifest::{MAX_BYTES, Manifest};
-use rootbeam_init::messages::{FetchCause, StoreCause, Trust};
+use rootbeam_init::messages::{FetchCause, StoreCause, Trust, Wanted};
 use rootbeam_init::trust::{Anchors, Key, SignatureFault};
 use std::collections::BTreeMap;
 
 fn failure(files: BTreeMap<String, Vec<u8>>) -> Outcome {
     let server = Server::of(files);
-    Bed::new().run(wanted(&[server.url("/web.img")]))
+    let outcome = |streams| Bed::new().run(Wanted { streams, ..wanted(&[server.url("/web.img")]) });
+    let loaded = outcome(false);
+    assert_eq!(outcome(true), loaded, "where the image is streamed it is refused for the same cause");
+    loaded
 }
 
 fn bare(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {

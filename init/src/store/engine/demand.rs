@@ -1,6 +1,8 @@
 //! What a reader waits for comes before everything else: the chunks that it needs, and some that it will need next.
 
 use super::super::Millis;
+use super::super::blocks::Blocks;
+use super::super::sources::Stage;
 use super::super::transfer::{Span, Transfer};
 use super::jobs::{Job, Jobs};
 use super::schedule::{Move, PER_SOURCE};
@@ -18,7 +20,7 @@ const AHEAD_MOST: u64 = 32;
 /// For so long after a reader has got what it waited for nothing else is asked for: it will go on reading.
 const GRACE: Millis = 20;
 /// What a request of the background is meant to take while readers read, so that it is soon out of their way.
-pub(super) const BESIDE: Millis = 100;
+pub(super) const BESIDE: Millis = 50;
 /// A job that brings a chunk within this time is not overtaken.
 const SOON: Millis = 100;
 /// A job so young has not shown yet how fast it is.
@@ -52,8 +54,24 @@ impl Demand {
         match self.waiting.is_empty() {
             // Where it is known what a boot reads next, that is the best guess at what the reader goes on with.
             true => !ordered && self.rests_until() > now,
-            false => jobs.live().any(|job| self.waiting.iter().any(|chunk| job.claim.contains(chunk))),
+            false => {
+                let brings = |job: &Job, chunk: u64| match job.stage {
+                    Stage::List => job.claim.contains(&Blocks::of(chunk)),
+                    _ => job.claim.contains(&chunk),
+                };
+                jobs.live().any(|job| self.waiting.iter().any(|chunk| brings(job, *chunk)))
+            }
         }
+    }
+
+    /// The first chunk is waited for: what is in it tells whether the image can be served, and then it is read.
+    pub(super) fn open(&mut self) {
+        self.add(0);
+    }
+
+    /// Whether anything was waited for yet, or will be.
+    pub(super) fn is_awake(&self) -> bool {
+        self.streaming || self.last.is_some() || !self.waiting.is_empty()
     }
 
     /// Whether the image is being served.
@@ -71,7 +89,7 @@ impl Demand {
     pub(super) fn pace(&self, usual: Millis, now: Millis) -> Millis {
         match self.last {
             Some(last) => (now.saturating_sub(last) / 2).clamp(BESIDE, usual),
-            None if self.streaming => BESIDE,
+            None if self.is_awake() => BESIDE,
             None => usual,
         }
     }
@@ -107,8 +125,10 @@ impl Engine {
     /// one piece, is cut to what it brings soon.
     pub fn stream(&mut self, now: Millis) {
         self.demand.streaming = true;
-        let size = self.transfer().map_or(1, |image| image.chunk_size().max(1));
+        let size = |stage| self.part(stage).map_or(1, |file| file.chunk_size().max(1));
+        let (list, image) = (size(Stage::List), size(Stage::Image));
         for job in self.jobs.live_mut().filter(|job| !job.whole) {
+            let size = if job.stage == Stage::List { list } else { image };
             let soon = (job.rate(now).saturating_mul(BESIDE) / 1000 / size).max(AHEAD_LEAST);
             job.claim.end = job.claim.end.min(job.claim.start.saturating_add(soon));
         }
@@ -139,30 +159,41 @@ impl Engine {
         missing.take(LOOKED_AT).find_map(|chunk| self.fetch_now(transfer, chunk, now))
     }
 
-    fn fetch_now(&self, transfer: &Transfer, chunk: u64, now: Millis) -> Option<Move> {
-        let after: Vec<&Job> = self.jobs.live().filter(|job| job.claim.contains(&chunk)).collect();
+    fn fetch_now(&self, image: &Transfer, chunk: u64, now: Millis) -> Option<Move> {
+        match image.list().filter(|_| image.hash(chunk).is_none()) {
+            // Without its hash it is of no use.
+            Some(list) => self.fetch_chunk(Stage::List, list, Blocks::of(chunk), now),
+            None => self.fetch_chunk(Stage::Image, image, chunk, now),
+        }
+    }
+
+    fn fetch_chunk(&self, stage: Stage, transfer: &Transfer, chunk: u64, now: Millis) -> Option<Move> {
+        let after: Vec<&Job> = self.jobs.of(stage).filter(|job| job.claim.contains(&chunk)).collect();
         if after.len() >= RIVALS || after.iter().any(|job| brings_soon(job, transfer, chunk, now)) {
             return None;
         }
-        let source = self.best_for(transfer, chunk, now)?;
-        // What lies ahead comes along, up to what is there or comes from another.
-        let others: Vec<Span> =
-            self.jobs.live().filter(|job| !job.claim.contains(&chunk)).map(|j| j.claim.clone()).collect();
-        let ahead = self.demand.expected.end.saturating_sub(self.demand.expected.start);
+        let source = self.best_for(stage, transfer, chunk, now)?;
+        // What lies ahead comes along, up to what is there, comes from another or has no hash yet.
+        let mut others: Vec<Span> =
+            self.jobs.of(stage).filter(|job| !job.claim.contains(&chunk)).map(|j| j.claim.clone()).collect();
+        others.extend(transfer.unknown());
+        let expected = self.demand.expected.end.saturating_sub(self.demand.expected.start);
+        let ahead = if stage == Stage::Image { expected } else { 0 };
         let span = transfer.gap(chunk, ahead + 1, &others).filter(|span| span.start == chunk)?;
         Some(match after.first() {
-            Some(job) => Move::TakeOver(source, job.number, span),
-            None => Move::Ask(source, span),
+            Some(job) => Move::TakeOver(source, stage, job.number, span),
+            None => Move::Ask(source, stage, span),
         })
     }
 
     /// The fastest source that is there, may be asked, and has a connection to spare.
-    fn best_for(&self, transfer: &Transfer, chunk: u64, now: Millis) -> Option<SourceIndex> {
+    fn best_for(&self, stage: Stage, transfer: &Transfer, chunk: u64, now: Millis) -> Option<SourceIndex> {
         let fit = self.sources.live().filter(|(index, source)| {
             source.readiness().0 <= now
                 && !source.whole_only
+                && !source.lacks(stage)
                 && self.jobs.to(*index) < PER_SOURCE
-                && self.may_ask(transfer, chunk, *index)
+                && self.may_ask(stage, transfer, chunk, *index)
         });
         fit.min_by_key(|(index, source)| {
             (source.readiness().1, source.struck, Reverse(source.rate), self.jobs.to(*index), *index)

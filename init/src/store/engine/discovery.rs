@@ -1,5 +1,6 @@
 //! What the image is held against: the ladder from the manifest down to nothing.
 
+use super::super::blocks::Blocks;
 use super::super::locate;
 use super::super::sources::Stage;
 use super::super::transfer::{Hashes, Transfer};
@@ -131,8 +132,9 @@ impl Engine {
         Ok((plan, manifest))
     }
 
-    /// On to the chunk list, or straight on where the chunks of the same list are there already.
-    fn follow(&mut self, plan: Plan, manifest: Manifest) {
+    /// On to the chunk list, or straight on where the chunks of the same list are there already, or where the list comes
+    /// beside them.
+    pub(super) fn follow(&mut self, plan: Plan, manifest: Manifest) {
         self.sources.next_round();
         self.sources.forgive_before(Stage::List);
         self.sources.add_folders(&manifest.sources, &manifest.name);
@@ -149,8 +151,15 @@ impl Engine {
             }
             _ => {
                 let hashes = Hashes::List(manifest.chunk_list.iter().flat_map(|hash| hash.0).collect());
-                let list = Transfer::new(manifest.list_bytes(), LIST_BLOCK, hashes);
-                self.phase = Phase::List { plan, list, bytes: Vec::new() };
+                // What a store that died left can only be judged by the whole list.
+                if self.wanted.streams && plan.whole.is_none() && !self.inherits {
+                    let blocks = Blocks::new(manifest.list_bytes(), hashes);
+                    self.begin_image(plan, Hashes::Blocks(Box::new(blocks)), manifest.size);
+                    self.demand.open();
+                } else {
+                    let list = Transfer::new(manifest.list_bytes(), LIST_BLOCK, hashes);
+                    self.phase = Phase::List { plan, list, bytes: Vec::new() };
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The requests that run, each in its lane.
 
 use super::super::Millis;
+use super::super::sources::Stage;
 use super::super::transfer::{Span, Transfer};
 use crate::contract::LANES;
 use crate::messages::{Range, SourceIndex};
@@ -31,7 +32,9 @@ pub struct Job {
     pub head: Option<Option<u64>>,
     /// Whether it brought anything that could be judged.
     pub useful: bool,
-    /// The chunks that nobody else need fetch: those that it has still to bring.
+    /// The file that it fetches: a document, the chunk list or the image.
+    pub stage: Stage,
+    /// The chunks of that file that nobody else need fetch: those that it has still to bring.
     pub claim: Span,
     /// Whether the whole file comes, whatever was asked for.
     pub whole: bool,
@@ -59,6 +62,7 @@ impl Job {
     pub fn new(number: u32, lane: u8, source: SourceIndex, range: Option<Range>, claim: Span, now: Millis) -> Self {
         Self {
             patience: Millis::MAX,
+            stage: Stage::Discovery,
             number,
             lane,
             source,
@@ -76,6 +80,11 @@ impl Job {
             under_way: Vec::new(),
             state: State::Live,
         }
+    }
+
+    /// The same for a part of that file.
+    pub fn of(self, stage: Stage) -> Self {
+        Self { stage, ..self }
     }
 
     /// The same with a bound on its silence.
@@ -118,6 +127,11 @@ impl Job {
 pub struct Jobs(Vec<Job>);
 
 impl Jobs {
+    /// Those that are wanted of a file.
+    pub fn of(&self, stage: Stage) -> impl Iterator<Item = &Job> {
+        self.live().filter(move |job| job.stage == stage)
+    }
+
     /// Those that are wanted.
     pub fn live(&self) -> impl Iterator<Item = &Job> {
         self.0.iter().filter(|job| job.state == State::Live)
@@ -197,9 +211,10 @@ impl Jobs {
         }
     }
 
-    /// The chunks that need nobody else: to come, or being judged.
-    pub fn claims(&self) -> Vec<Span> {
-        let being_judged = self.0.iter().flat_map(|job| job.under_way.iter().map(|chunk| *chunk..chunk + 1));
-        self.live().map(|job| job.claim.clone()).filter(|claim| !claim.is_empty()).chain(being_judged).collect()
+    /// The chunks of a file that need nobody else: to come, or being judged.
+    pub fn claims(&self, stage: Stage) -> Vec<Span> {
+        let all = self.0.iter().filter(|job| job.stage == stage);
+        let being_judged = all.flat_map(|job| job.under_way.iter().map(|chunk| *chunk..chunk + 1));
+        self.of(stage).map(|job| job.claim.clone()).filter(|claim| !claim.is_empty()).chain(being_judged).collect()
     }
 }

@@ -11,7 +11,10 @@ mod demand;
 mod discovery;
 mod jobs;
 #[cfg(test)]
+mod listed;
+#[cfg(test)]
 mod ordered;
+mod parts;
 #[cfg(test)]
 mod readers;
 mod request;
@@ -224,7 +227,8 @@ impl Engine {
             Phase::Discovery(_) | Phase::Signature { .. } => Intake::Document { limit: request::DOCUMENT as usize },
             Phase::List { .. } => Intake::Chunks { image: false },
             Phase::Image { .. } if !self.is_admitted() => Intake::Hold,
-            Phase::Image { .. } => Intake::Chunks { image: true },
+            Phase::Image { .. } if self.file(job).is_none() => Intake::Skip,
+            Phase::Image { .. } => Intake::Chunks { image: self.stage(job) != Some(Stage::List) },
             Phase::Opening(_) | Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => Intake::Skip,
         }
     }
@@ -257,8 +261,8 @@ impl Engine {
 
     /// Bytes of a job came in.
     pub fn count(&mut self, job: u32, bytes: u64, now: Millis) {
-        let image = matches!(self.phase, Phase::Image { .. });
         let Some(job) = self.jobs.get_mut(job) else { return };
+        let image = matches!(self.phase, Phase::Image { .. }) && job.stage == Stage::Image;
         job.bytes = job.bytes.saturating_add(bytes);
         let (source, rate, measured) = (job.source, job.rate(now), job.bytes >= MEASURED);
         if let Some(source) = self.sources.get_mut(source) {

@@ -112,7 +112,8 @@ impl Engine {
     /// No source is left for what this phase wants.
     fn exhausted(&mut self) {
         let hopeless = self.hopeless();
-        let doubtful = |transfer: &Transfer| hopeless.unwrap_or(transfer.first_missing());
+        let doubtful = |transfer: &Transfer| hopeless.map_or(transfer.first_missing(), |(_, chunk)| chunk);
+        self.sources.give_up_lacking();
         match &self.phase {
             Phase::Discovery(rung) => self.next_rung(*rung),
             Phase::Signature { .. } => self.phase = Phase::Discovery(Rung::Manifest),
@@ -121,6 +122,12 @@ impl Engine {
                 _ => self.give_in(),
             },
             Phase::Image { plan, image } => {
+                let list = image.list().filter(|_| hopeless.is_none_or(|(stage, _)| stage == Stage::List));
+                if let (Some(origin), Some(source)) =
+                    (plan.origin, list.and_then(|list| list.last_wrong(doubtful(list))))
+                {
+                    return self.blame(origin, StoreCause::ChunkList { source });
+                }
                 let chunk = doubtful(image);
                 let (chunks, offset) = (image.chunks(), image.offset(chunk));
                 match (plan.origin, image.last_wrong(chunk)) {
@@ -172,30 +179,41 @@ impl Engine {
             }
             Phase::List { .. } | Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => return,
         };
-        self.order(lane, index, asked, 0..0, now);
+        let stage = match &self.phase {
+            Phase::Discovery(_) | Phase::Signature { .. } => Stage::Discovery,
+            _ => Stage::Image,
+        };
+        self.order(lane, index, asked, (stage, 0..0), now);
     }
 
-    /// Orders a request, for a span of chunks or, where that is empty, for whatever comes.
-    pub(super) fn order(&mut self, lane: u8, source: SourceIndex, asked: Asked, claim: Span, now: Millis) {
+    /// Orders a request, for a span of a file's chunks or, where that is empty, for whatever comes.
+    pub(super) fn order(
+        &mut self,
+        lane: u8,
+        source: SourceIndex,
+        asked: Asked,
+        (stage, claim): (Stage, Span),
+        now: Millis,
+    ) {
         self.numbers = self.numbers.wrapping_add(1);
         let job = self.numbers;
         self.tally.requests = self.tally.requests.saturating_add(1);
         if let Some(source) = self.sources.get_mut(source) {
             source.tally.requests = source.tally.requests.saturating_add(1);
         }
-        let document = matches!(self.phase, Phase::Discovery(_) | Phase::Signature { .. });
+        let document = stage == Stage::Discovery;
         let others = self.sources.live().any(|(other, about)| other != source && about.readiness().0 <= now);
         let most = if document && others { DOCUMENT_STALL } else { u32::MAX };
         let stall_seconds = self.wanted.stall_seconds.min(most);
         let patience = Millis::from(stall_seconds.max(1)).saturating_mul(1000);
-        self.jobs.add(Job::new(job, lane, source, asked.range, claim, now).patient(patience));
+        self.jobs.add(Job::new(job, lane, source, asked.range, claim, now).of(stage).patient(patience));
         self.actions.push_back(Action::Get(Request { job, lane, asked, stall_seconds }));
     }
 
     pub(super) fn head(&mut self, number: u32, head: Head) {
         let Some(job) = self.jobs.get_mut(number) else { return };
         job.head = Some(head.length);
-        let (source, asked, lane) = (job.source, job.range, job.lane);
+        let (source, asked, lane, stage) = (job.source, job.range, job.lane, job.stage);
         let at = head.range.map_or(0, |range| range.start);
         // The fetch worker checked this; but it may be in a stranger's hands.
         if head.range.is_some_and(|range| asked.is_none_or(|asked| asked.start != range.start)) {
@@ -204,13 +222,15 @@ impl Engine {
         if asked.is_some() && head.range.is_none() {
             self.sends_whole(number, source);
         }
+        if stage == Stage::List
+            && let Some(said) = self.part(stage).map(Transfer::size)
+            && head.size.is_some_and(|found| found != said)
+        {
+            return self.belies(number, stage, StoreCause::ChunkList { source });
+        }
         match &mut self.phase {
-            Phase::Discovery(_) | Phase::Signature { .. } => {}
-            Phase::List { list, .. } => {
-                if head.size.is_some_and(|found| found != list.size()) {
-                    return self.belies(number, Stage::List, StoreCause::ChunkList { source });
-                }
-            }
+            Phase::Discovery(_) | Phase::Signature { .. } | Phase::List { .. } => {}
+            Phase::Image { .. } if stage == Stage::List => {}
             Phase::Opening(_) => return self.opened(number, head),
             Phase::Image { image, .. } if image.has_hashes() => {
                 let said = image.size();
@@ -244,12 +264,17 @@ impl Engine {
         if let Some(source) = self.sources.get_mut(source) {
             source.whole_only = true;
         }
-        for other in self.jobs.live().filter(|job| job.source == source).map(|job| job.number).collect::<Vec<_>>() {
+        let Some(stage) = self.stage(number) else { return };
+        for other in self.jobs.of(stage).filter(|job| job.source == source).map(|job| job.number).collect::<Vec<_>>() {
             if other != number {
                 self.cancel(other);
             }
         }
-        let first = self.transfer().map_or(0, Transfer::first_missing);
+        // Of an image from the first byte on only what can be judged is of use.
+        if stage == Stage::Image && self.lists() {
+            return self.cancel(number);
+        }
+        let first = self.part(stage).map_or(0, Transfer::first_missing);
         if let Some(job) = self.jobs.get_mut(number) {
             (job.whole, job.claim) = (true, first..first);
         }
@@ -258,7 +283,7 @@ impl Engine {
 
     /// What a job that brings the whole file can be left alone with: what it brings in the next seconds.
     pub(super) fn widen(&mut self, number: u32) {
-        let Some(transfer) = self.transfer() else { return };
+        let Some(transfer) = self.file(number) else { return };
         let (size, chunks) = (transfer.chunk_size().max(1), transfer.chunks());
         let alone = self.sources.live().count() == 1;
         let Some(job) = self.jobs.get_mut(number).filter(|job| job.whole) else { return };
@@ -330,11 +355,7 @@ impl Engine {
     /// What follows from a job that failed; it is none of the running ones any more.
     pub(super) fn request_failed(&mut self, job: &Job, cause: FetchCause, now: Millis) {
         let source = job.source;
-        let stage = match &self.phase {
-            Phase::Discovery(_) | Phase::Signature { .. } => Stage::Discovery,
-            Phase::List { .. } => Stage::List,
-            _ => Stage::Image,
-        };
+        let stage = job.stage;
         if stage == Stage::Discovery && !cause.is_passing() {
             return self.no_document(source, cause);
         }
@@ -349,10 +370,19 @@ impl Engine {
                 self.actions.push_back(Action::News(StoreNews::Trouble { source, cause, pause_ms }));
             }
         } else {
-            for other in self.jobs.live().filter(|job| job.source == source).map(|job| job.number).collect::<Vec<_>>() {
+            // Where one has the list and another the image, each is asked for what it has.
+            let lacks = cause.is_absence() && self.lists();
+            let cause = StoreCause::Fetch { source, cause };
+            let lacks = lacks && self.sources.set_lacking(source, stage, cause.clone());
+            let same = |job: &&Job| job.source == source && (!lacks || job.stage == stage);
+            for other in self.jobs.live().filter(same).map(|job| job.number).collect::<Vec<_>>() {
                 self.cancel(other);
             }
-            self.give_up(source, stage, StoreCause::Fetch { source, cause });
+            match lacks {
+                true if self.sources.live().count() > 1 => self.tell_unfit(source, cause),
+                true => {}
+                false => self.give_up(source, stage, cause),
+            }
         }
     }
 

@@ -8,6 +8,8 @@
 //! connection with nothing left to do takes over half of what the slowest one has still to bring.
 
 use super::super::Millis;
+use super::super::blocks::Blocks;
+use super::super::sources::{Source, Stage};
 use super::super::transfer::{Span, Transfer};
 use super::demand::BESIDE;
 use super::jobs::Job;
@@ -88,10 +90,10 @@ impl Climb {
 
 /// What a connection that is free does next.
 pub(super) enum Move {
-    /// Asks for chunks that nobody has claimed.
-    Ask(SourceIndex, Span),
+    /// Asks for chunks of a file that nobody has claimed.
+    Ask(SourceIndex, Stage, Span),
     /// Takes over chunks from a job.
-    TakeOver(SourceIndex, u32, Span),
+    TakeOver(SourceIndex, Stage, u32, Span),
 }
 
 impl Engine {
@@ -108,10 +110,10 @@ impl Engine {
                 return;
             }
             match next {
-                Move::Ask(source, span) => self.ask_chunks(lane, source, span, now),
-                Move::TakeOver(source, from, span) => {
+                Move::Ask(source, stage, span) => self.ask_chunks(lane, source, stage, span, now),
+                Move::TakeOver(source, stage, from, span) => {
                     self.hand_over(from, &span);
-                    self.ask_chunks(lane, source, span, now);
+                    self.ask_chunks(lane, source, stage, span, now);
                 }
             }
         }
@@ -127,16 +129,20 @@ impl Engine {
 
     /// Whether a chunk, or the whole, can be had from nobody any more.
     pub(super) fn despairs(&self) -> bool {
-        self.sources.live().next().is_none() || self.hopeless().is_some()
+        let lacked = |stage| self.sources.live().all(|(_, source)| source.lacks(stage));
+        self.parts().any(|(stage, _)| lacked(stage)) || self.hopeless().is_some()
     }
 
     /// A missing chunk that no source is left for: all of them sent it wrong too often, or those that did are there
     /// and the others are not. Whoever vouched for it is asked again then, rather than a dead server waited for.
-    pub(super) fn hopeless(&self) -> Option<u64> {
-        let transfer = self.transfer()?;
+    pub(super) fn hopeless(&self) -> Option<(Stage, u64)> {
+        self.parts().find_map(|(stage, file)| Some((stage, self.hopeless_of(stage, file)?)))
+    }
+
+    fn hopeless_of(&self, stage: Stage, transfer: &Transfer) -> Option<u64> {
         let hopeless = |chunk: &u64| {
             let barred = |index| transfer.rank(*chunk, index).is_none();
-            let left = self.sources.live().filter(|(index, _)| !barred(*index));
+            let left = self.sources.live().filter(|(index, source)| !barred(*index) && !source.lacks(stage));
             let there = self.sources.live().any(|(index, source)| barred(index) && source.answers());
             let mut left = left.map(|(_, source)| source.answers());
             if there { left.all(|answers| !answers) } else { left.next().is_none() }
@@ -156,10 +162,12 @@ impl Engine {
         let transfer = self.transfer()?;
         let running = self.jobs.live().filter(|job| now.saturating_sub(job.heard) < SILENT).count();
         let lanes = usize::try_from(ASSEMBLED / transfer.chunk_size().max(1)).unwrap_or(LANES).clamp(1, LANES);
-        let ready = |source: &super::super::sources::Source| source.readiness().0 <= now;
+        let ready = |source: &Source| source.readiness().0 <= now;
         let there = self.sources.live().filter(|(_, source)| ready(source)).count();
         let extra = if let Phase::Image { .. } = self.phase { self.climb.extra } else { 0 };
-        if let Some(urgent) = self.urgent(transfer, now) {
+        if let Phase::Image { image, .. } = &self.phase
+            && let Some(urgent) = self.urgent(image, now)
+        {
             return Some(urgent);
         }
         let ordered = self.is_ordered(transfer);
@@ -179,12 +187,16 @@ impl Engine {
         free.sort_by_key(|(index, source)| {
             (source.readiness().1, source.struck, self.jobs.to(*index), Reverse(source.rate), *index)
         });
-        let claims = self.jobs.claims();
-        let ask = free.iter().find_map(|(index, _)| {
-            let span = self.span(transfer, *index, &claims, there + extra)?;
-            Some(Move::Ask(*index, span))
+        let having = |stage| free.iter().filter(move |(_, source)| !source.lacks(stage)).map(|(index, _)| *index);
+        let ask = self.parts().find_map(|(stage, file)| {
+            let claims = self.jobs.claims(stage);
+            having(stage).find_map(|index| {
+                let span = self.span(stage, file, index, &claims, there + extra)?;
+                Some(Move::Ask(index, stage, span))
+            })
         });
-        ask.or_else(|| free.iter().find_map(|(index, _)| self.take_over(transfer, *index, now)))
+        let take_over = |(stage, file)| having(stage).find_map(|index| self.take_over(stage, file, index, now));
+        ask.or_else(|| self.parts().find_map(take_over))
     }
 
     /// Whether what comes next is what a boot reads next. An image that is loaded before it is used is as soon whole in
@@ -193,12 +205,32 @@ impl Engine {
         self.demand.is_streaming() && matches!(self.phase, Phase::Image { .. }) && transfer.order_is_pending()
     }
 
+    /// Whether the hash of what a boot reads next, beyond what is asked for, is there; its block, where it is not.
+    fn ordered_block(&self) -> Option<Result<(), u64>> {
+        let Phase::Image { image, .. } = &self.phase else { return None };
+        let mut taken = self.jobs.claims(Stage::Image);
+        taken.extend(self.jobs.claims(Stage::List).iter().map(Blocks::chunks_of));
+        let next = image.next_in_order(1, 0, &taken).filter(|_| self.is_ordered(image))?;
+        Some(image.hash(next.start).map(drop).ok_or(Blocks::of(next.start)))
+    }
+
     /// The next chunks for a source: those that a boot reads next, else the first that nobody has claimed, as many as it
     /// brings in good time.
-    fn span(&self, transfer: &Transfer, index: SourceIndex, claims: &[Span], connections: usize) -> Option<Span> {
+    fn span(
+        &self,
+        stage: Stage,
+        transfer: &Transfer,
+        index: SourceIndex,
+        claims: &[Span],
+        connections: usize,
+    ) -> Option<Span> {
         let source = self.sources.get(index)?;
+        // It would begin with the first chunk, and not all that come after that can be judged.
+        if stage == Stage::Image && source.whole_only && transfer.list().is_some() {
+            return None;
+        }
         let alone = self.sources.live().count() == 1;
-        let first = if alone { SPAN_FIRST } else { SPAN_LEAST };
+        let first = if alone && !self.demand.is_awake() { SPAN_FIRST } else { SPAN_LEAST };
         let time = self.demand.pace(SPAN_TIME, self.now);
         let aim = source.rate.map_or(first, |rate| rate.saturating_mul(time) / 1000);
         let aim = if source.struck { SPAN_LEAST } else { aim.clamp(SPAN_LEAST, SPAN_MOST) };
@@ -208,9 +240,15 @@ impl Engine {
         let aim = if connections > 1 { aim.min(share.max(least)) } else { aim };
         let most = (aim / transfer.chunk_size().max(1)).max(1);
         let mut taken = claims.to_vec();
-        taken.extend(transfer.doubtful().filter(|chunk| !self.may_ask(transfer, *chunk, index)).map(|c| c..c + 1));
+        taken.extend(
+            transfer.doubtful().filter(|chunk| !self.may_ask(stage, transfer, *chunk, index)).map(|c| c..c + 1),
+        );
+        taken.extend(transfer.unknown());
+        if let Some(block) = self.ordered_block().filter(|_| stage == Stage::List && !source.whole_only) {
+            return block.err().and_then(|block| transfer.gap(block, 1, &taken).filter(|span| span.start == block));
+        }
         // Whoever knows no ranges begins with the first chunk, whatever is asked.
-        if self.is_ordered(transfer) && !source.whole_only {
+        if stage == Stage::Image && self.is_ordered(transfer) && !source.whole_only {
             let brings = |time: Millis| source.rate.map_or(0, |rate| rate.saturating_mul(time) / 1000);
             let chunks = |bytes: u64| bytes / transfer.chunk_size().max(1);
             let window = chunks(brings(BESIDE).max(SPAN_LEAST)).clamp(1, most);
@@ -223,29 +261,31 @@ impl Engine {
 
     /// Whether nobody better than `source` is there for a chunk that came wrong before; one that does not answer is
     /// nobody.
-    pub(super) fn may_ask(&self, transfer: &Transfer, chunk: u64, source: SourceIndex) -> bool {
+    pub(super) fn may_ask(&self, stage: Stage, transfer: &Transfer, chunk: u64, source: SourceIndex) -> bool {
         let rank = |index| transfer.rank(chunk, index);
-        let there = self.sources.live().filter(|(index, other)| *index == source || !other.readiness().1);
+        let answers = |other: &Source| !other.readiness().1 && !other.lacks(stage);
+        let there = self.sources.live().filter(|(index, other)| *index == source || answers(other));
         let best = there.filter_map(|(index, _)| rank(index)).min();
         rank(source).is_some_and(|own| Some(own) == best)
     }
 
     /// Half of what the job that ends last has still to bring, or all of what hardly moves.
-    fn take_over(&self, transfer: &Transfer, index: SourceIndex, now: Millis) -> Option<Move> {
+    fn take_over(&self, stage: Stage, transfer: &Transfer, index: SourceIndex, now: Millis) -> Option<Move> {
         let left = |job: &Job| {
             let range = transfer.bytes(&job.claim);
             range.end - range.start
         };
         let eta = |job: &Job| left(job).saturating_mul(1000) / job.rate(now);
         let old = |job: &&Job| !job.claim.is_empty() && !job.doubled && now.saturating_sub(job.began) >= YOUNG;
-        let slowest = self.jobs.live().filter(old).max_by_key(|job| eta(job))?;
+        let slowest = self.jobs.of(stage).filter(old).max_by_key(|job| eta(job))?;
         let own_rate = self.sources.get(index)?.rate.unwrap_or_else(|| slowest.rate(now)).max(1);
         let chunks = slowest.claim.end - slowest.claim.start;
         let span = slowest.claim.start + chunks / 2..slowest.claim.end;
         let bytes = transfer.bytes(&span);
         let own_time = (bytes.end - bytes.start).saturating_mul(1000) / own_rate;
-        let doubtful = transfer.doubtful().any(|chunk| span.contains(&chunk) && !self.may_ask(transfer, chunk, index));
-        (eta(slowest) > own_time + TAKE_OVER && !doubtful).then_some(Move::TakeOver(index, slowest.number, span))
+        let barred = |chunk| span.contains(&chunk) && !self.may_ask(stage, transfer, chunk, index);
+        let doubtful = transfer.doubtful().any(barred);
+        (eta(slowest) > own_time + TAKE_OVER && !doubtful).then_some(Move::TakeOver(index, stage, slowest.number, span))
     }
 
     /// What a job need not bring any more.
@@ -260,10 +300,13 @@ impl Engine {
 
     /// Gives up the jobs that bring nothing more of use: others have it, or will.
     pub(super) fn give_up_idle(&mut self) {
-        let Some(transfer) = self.transfer() else { return };
-        let idle = |job: &&Job| match job.claim.is_empty() {
-            true => job.is_beyond(transfer),
-            false => !job.whole && transfer.gap(job.claim.start, 1, &[]).is_none_or(|gap| gap.start >= job.claim.end),
+        let beyond = |transfer: &Transfer, claim: &Span| {
+            transfer.gap(claim.start, 1, &[]).is_none_or(|gap| gap.start >= claim.end)
+        };
+        let idle = |job: &&Job| match self.part(job.stage) {
+            None => false,
+            Some(file) if job.claim.is_empty() => job.is_beyond(file),
+            Some(file) => !job.whole && beyond(file, &job.claim),
         };
         let numbers: Vec<u32> = self.jobs.live().filter(idle).map(|job| job.number).collect();
         for number in numbers {
@@ -272,17 +315,14 @@ impl Engine {
     }
 
     /// Orders a span of chunks.
-    fn ask_chunks(&mut self, lane: u8, source: SourceIndex, span: Span, now: Millis) {
-        let Some(range) = self.transfer().map(|transfer| transfer.bytes(&span)) else { return };
+    fn ask_chunks(&mut self, lane: u8, source: SourceIndex, stage: Stage, span: Span, now: Millis) {
+        let asked = self.part(stage).map(|file| (file.bytes(&span), file.size()));
+        let Some((range, size)) = asked else { return };
         let Some(location) = self.sources.get(source).map(|source| source.location.clone()) else { return };
-        let url = match &self.phase {
-            Phase::List { plan, .. } => location.chunks(plan.name()),
-            Phase::Image { plan, .. } => location.image(plan.name()),
-            _ => return,
-        };
-        let Some(size) = self.transfer().map(Transfer::size) else { return };
+        let (Phase::List { plan, .. } | Phase::Image { plan, .. }) = &self.phase else { return };
+        let url = if stage == Stage::List { location.chunks(plan.name()) } else { location.image(plan.name()) };
         // A server that does not know ranges answers a request for all of it as well.
         let range = Some(range).filter(|range| (range.start, range.end) != (0, size));
-        self.order(lane, source, Asked { url, range, if_range: None, limit: size }, span, now);
+        self.order(lane, source, Asked { url, range, if_range: None, limit: size }, (stage, span), now);
     }
 }

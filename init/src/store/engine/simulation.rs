@@ -1,6 +1,7 @@
 //! The engine against servers of every speed and temper, in a time of its own: who fetches what, how long it takes,
 //! and how much is fetched in vain.
 
+use super::super::sources::Stage;
 use super::super::transfer::Transfer;
 use super::tests::{superblock, wanted};
 use super::*;
@@ -26,6 +27,10 @@ pub(super) enum Temper {
     Good,
     /// Every chunk is wrong.
     Corrupt,
+    /// Every block of the chunk list is wrong.
+    Lists,
+    /// Has no chunk list, or no image.
+    Lacks(Stage),
     /// Refuses connections.
     Dead,
     /// Takes connections and says nothing.
@@ -51,6 +56,7 @@ pub(super) fn throttled(per_connection: u64, together: u64) -> Server {
 /// What a running request has brought.
 struct Body {
     source: usize,
+    stage: Stage,
     asked: Option<Range>,
     lane: u8,
     position: u64,
@@ -71,6 +77,10 @@ pub(super) struct World {
     at_once: usize,
     /// Chunks in the order in which they came.
     pub arrived: Vec<u64>,
+    /// Blocks of the chunk list in the order in which they came.
+    pub listed: Vec<u64>,
+    /// What was asked for, of which file.
+    pub asked: Vec<(Stage, Option<Range>)>,
 }
 
 impl World {
@@ -80,9 +90,18 @@ impl World {
 
     /// The same with an image whose manifest has a boot order.
     pub fn with_order(size: u64, servers: &[Server], boot_order: &[u32]) -> Self {
+        Self::begun(size, servers, boot_order, false)
+    }
+
+    /// The same with an image that is to be served soon, of which only the manifest is there.
+    pub fn streamed(size: u64, servers: &[Server], boot_order: &[u32]) -> Self {
+        Self::begun(size, servers, boot_order, true)
+    }
+
+    fn begun(size: u64, servers: &[Server], boot_order: &[u32], streams: bool) -> Self {
         let urls: Vec<String> = (0..servers.len()).map(|at| format!("http://{at}/web.img")).collect();
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-        let mut engine = Engine::new(Wanted { stall_seconds: 10, ..wanted(&urls) }, size | 7);
+        let mut engine = Engine::new(Wanted { stall_seconds: 10, streams, ..wanted(&urls) }, size | 7);
         let chunks = size.div_ceil(u64::from(CHUNK_SIZE));
         let list = vec![7; chunks as usize * 32];
         let manifest = Manifest {
@@ -99,15 +118,21 @@ impl World {
             sources: vec![],
             boot_order: boot_order.to_vec(),
         };
-        // Discovery is another story: the plan and the list are there.
-        let plan = Plan { origin: Some(0), manifest: Some(manifest), whole: None, vouched: Trust::Checksummed.into() };
+        // Discovery is another story: the plan and the list are there, or the list comes beside the image.
+        let (origin, vouched) = (Some(0), Trust::Checksummed.into());
+        let plan = Plan { origin, manifest: Some(manifest.clone()), whole: None, vouched };
         engine.admission = Some((size, true));
         engine.tally.total = size;
-        engine.begin_image(plan, Hashes::List(list), size);
+        if streams {
+            engine.follow(plan, manifest);
+        } else {
+            engine.begin_image(plan, Hashes::List(list), size);
+        }
         engine.handle(Event::Fetcher, 0);
         let bodies = BTreeMap::new();
         let servers = servers.to_vec();
-        Self { engine, servers, size, now: 0, bodies, fetched: 0, at_once: 0, arrived: Vec::new() }
+        let (arrived, listed, asked) = (Vec::new(), Vec::new(), Vec::new());
+        Self { engine, servers, size, now: 0, bodies, fetched: 0, at_once: 0, arrived, listed, asked }
     }
 
     /// Runs until all is there, and says when that was.
@@ -160,11 +185,14 @@ impl World {
         let host = request.asked.url.strip_prefix("http://").unwrap().split('/').next().unwrap();
         let source: usize = host.parse().unwrap();
         assert!(self.bodies.values().all(|body| body.lane != request.lane), "lane {} is busy", request.lane);
+        let stage = if request.asked.url.ends_with(".chunks") { Stage::List } else { Stage::Image };
+        self.asked.push((stage, request.asked.range));
         let whole = self.servers[source].temper == Temper::WholeOnly;
-        let range = request.asked.range.filter(|_| !whole).unwrap_or(Range { start: 0, end: self.size });
+        let end = self.file(stage).0;
+        let range = request.asked.range.filter(|_| !whole).unwrap_or(Range { start: 0, end });
         let (lane, position, end) = (request.lane, range.start, range.end);
         let asked = request.asked.range.filter(|_| !whole);
-        self.bodies.insert(request.job, Body { source, asked, lane, position, end, sent: 0, headed: false });
+        self.bodies.insert(request.job, Body { source, stage, asked, lane, position, end, sent: 0, headed: false });
         let at_once = self.bodies.values().filter(|body| body.source == source).count();
         self.at_once = self.at_once.max(at_once);
     }
@@ -173,13 +201,16 @@ impl World {
     fn deliver(&mut self) {
         let jobs: Vec<u32> = self.bodies.keys().copied().collect();
         for job in jobs {
-            let Some(source) = self.bodies.get(&job).map(|body| body.source) else { continue };
+            let Some((source, stage)) = self.bodies.get(&job).map(|body| (body.source, body.stage)) else { continue };
             let Server { per_connection, together, temper } = self.servers[source];
             let connections = self.bodies.values().filter(|body| body.source == source).count() as u64;
             match temper {
                 Temper::Dead => self.fail(job, FetchCause::Refused),
                 Temper::Until(when) if self.now < when => self.fail(job, FetchCause::Refused),
                 Temper::Silent => {}
+                Temper::Lacks(lacking) if lacking == stage => {
+                    self.fail(job, FetchCause::Status { status: 404, retry_after: None });
+                }
                 _ => self.send(job, per_connection.min(together / connections) * STEP / 1000, temper),
             }
             while let Some(action) =
@@ -191,10 +222,25 @@ impl World {
         }
     }
 
+    /// Bytes of a file, and of a chunk of it.
+    fn file(&self, stage: Stage) -> (u64, u64) {
+        match stage {
+            Stage::List => (self.size.div_ceil(u64::from(CHUNK_SIZE)) * 32, u64::from(LIST_BLOCK)),
+            _ => (self.size, u64::from(CHUNK_SIZE)),
+        }
+    }
+
     fn cancel(&mut self, job: u32) {
         if self.bodies.remove(&job).is_some() {
             self.engine.handle(Event::End { job, document: vec![] }, self.now);
         }
+    }
+
+    /// The fetch worker dies with what it was about to bring, and another one comes.
+    pub fn lose_worker(&mut self) {
+        self.bodies.clear();
+        self.engine.handle(Event::FetcherLost, self.now);
+        self.engine.handle(Event::Fetcher, self.now);
     }
 
     fn fail(&mut self, job: u32, cause: FetchCause) {
@@ -203,6 +249,8 @@ impl World {
     }
 
     fn send(&mut self, job: u32, bytes: u64, temper: Temper) {
+        let Some(stage) = self.bodies.get(&job).map(|body| body.stage) else { return };
+        let (size, chunk) = self.file(stage);
         let Some(body) = self.bodies.get_mut(&job) else { return };
         if !body.headed {
             body.headed = true;
@@ -210,7 +258,7 @@ impl World {
                 status: 200,
                 length: Some(body.end - body.position),
                 range: body.asked,
-                size: Some(self.size),
+                size: Some(size),
                 validator: None,
             };
             self.engine.handle(Event::Head { job, head }, self.now);
@@ -219,21 +267,30 @@ impl World {
         let (from, to) = (body.position, body.end.min(body.position + bytes.max(1)));
         (body.position, body.sent) = (to, body.sent + to - from);
         let (broken, done) = (matches!(temper, Temper::Breaks(after) if body.sent >= after), to == body.end);
-        self.fetched += to - from;
+        self.fetched += if stage == Stage::Image { to - from } else { 0 };
         self.engine.heard(job, self.now);
         self.engine.count(job, to - from, self.now);
-        let chunk = u64::from(CHUNK_SIZE);
-        for number in from / chunk..self.size.div_ceil(chunk) {
-            let end = ((number + 1) * chunk).min(self.size);
+        for number in from / chunk..size.div_ceil(chunk) {
+            let end = ((number + 1) * chunk).min(size);
             let begun = self.bodies.get(&job).is_some_and(|body| body.asked.is_none_or(|a| a.start <= number * chunk));
             if end > to || !begun {
                 break;
             }
-            if self.engine.transfer().is_some_and(|transfer| transfer.has(number)) {
+            // Of what nobody wants any more, and of what is there, nothing is put together.
+            let Some(file) = self.engine.file(job).filter(|_| self.engine.jobs.get(job).is_some()) else { break };
+            if file.has(number) {
                 continue;
             }
+            assert!(file.hash(number).is_some(), "{stage:?} {number} cannot be judged");
             self.engine.take(job, number);
-            let right = temper != Temper::Corrupt;
+            let right = temper != Temper::Corrupt && !(temper == Temper::Lists && stage == Stage::List);
+            if stage == Stage::List {
+                let bytes = vec![if right { 7 } else { 8 }; (end - number * chunk) as usize];
+                self.engine.list_chunk(job, number, &bytes, self.now);
+                self.listed.extend(right.then_some(number));
+                self.engine.written(self.now);
+                continue;
+            }
             self.engine.judged(job, number, &superblock(), Sha256([7; 32]), right, self.now);
             self.arrived.extend(right.then_some(number));
             self.engine.written(self.now);

@@ -4,6 +4,7 @@
 use super::tests::trust::one_key;
 use super::tests::{Run, list, manifest, superblock, wanted};
 use super::*;
+use crate::manifest::LIST_BLOCK;
 use crate::messages::TlsFault;
 use crate::messages::{FetchCause, Head};
 use std::fmt::Write as _;
@@ -31,6 +32,31 @@ fn states() -> Vec<(&'static str, Run)> {
     let listing = || {
         let mut run = weighed();
         run.on(Event::Admitted);
+        run
+    };
+    // One chunk more than a block of the list has hashes.
+    let streamed = || {
+        let mut run = Run::new(Wanted { streams: true, ..wanted(&["http://a/web.img"]) });
+        run.on(Event::Fetcher);
+        let blocks = [vec![0; LIST_BLOCK as usize], vec![0; 32]];
+        let chunk_list = blocks.iter().map(|block| Sha256::of(block)).collect();
+        let small = Manifest::parse(&manifest()).unwrap();
+        let size = 2049 * u64::from(CHUNK_SIZE);
+        run.document(Manifest { size, chunk_list, ..small }.render().into_bytes());
+        run.on(Event::Admitted);
+        run
+    };
+    let listed = || {
+        let mut run = streamed();
+        let job = run.job();
+        let range = run.engine.jobs.get(job).unwrap().range;
+        let size = Some(u64::from(LIST_BLOCK) + 32);
+        run.on(Event::Head { job, head: Head { status: 206, length: None, range, size, validator: None } });
+        run.engine.take(job, 0);
+        run.engine.list_chunk(job, 0, &[0; LIST_BLOCK as usize], run.now);
+        run.engine.written(run.now);
+        run.actions();
+        run.on(Event::End { job, document: vec![] });
         run
     };
     let image = || Run::at_image(&["http://a/web.img"]);
@@ -100,6 +126,8 @@ fn states() -> Vec<(&'static str, Run)> {
         ("signature asked for", keyed()),
         ("size told", weighed()),
         ("chunk list asked for", listing()),
+        ("first block of the list asked for", streamed()),
+        ("first chunk asked for", listed()),
         ("image asked for", image()),
         ("image coming", flowing()),
         ("pausing", pausing()),
@@ -120,7 +148,7 @@ fn events(run: &Run) -> Vec<(&'static str, Event)> {
     let head = |size| Head { status: 200, length: Some(size), range: None, size: Some(size), validator: None };
     let failed = |cause| Event::Failed { job, cause };
     let status = |status, retry_after| FetchCause::Status { status, retry_after };
-    let right = run.engine.transfer().map_or(SIZE, Transfer::size);
+    let right = run.engine.file(job).or(run.engine.transfer()).map_or(SIZE, Transfer::size);
     vec![
         ("worker comes", Event::Fetcher),
         ("worker dies", Event::FetcherLost),

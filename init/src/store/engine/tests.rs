@@ -20,6 +20,7 @@ pub(super) fn wanted(sources: &[&str]) -> Wanted {
         manifest: None,
         require_verified: false,
         optional: false,
+        streams: false,
         kernel: Label::new("6.1.0").unwrap(),
         stall_seconds: 20,
         anchors: Anchors::default(),
@@ -385,6 +386,7 @@ fn no_order_of_events_makes_it_panic_or_run_two_requests_in_a_lane() {
         let mut wanted = wanted(&["http://a/web.img", "http://b/latest.manifest", "http://c/web.img"]);
         wanted.sha256 = (round % 3 == 0).then_some(Sha256([9; 32]));
         wanted.require_verified = round % 5 == 0;
+        wanted.streams = round % 2 == 0;
         let mut run = Run::new(wanted);
         // Jobs by lane, up to their end; a job may stand behind one that was delivered.
         let mut busy: [Vec<u32>; crate::contract::LANES] = Default::default();
@@ -448,22 +450,25 @@ fn no_order_of_events_makes_it_panic_or_run_two_requests_in_a_lane() {
 
 #[test]
 fn a_successor_fetches_only_what_the_dead_store_had_not_verified() {
-    let mut run = Run { engine: Engine::new(wanted(&["http://a/web.img"]), 1).inheriting(true), now: 0 };
-    run.on(Event::Fetcher);
-    run.document(manifest());
-    run.on(Event::Admitted);
-    run.head(list().len() as u64);
-    run.list_chunk();
-    assert_eq!(run.actions(), [Action::Recover], "nothing is asked for before that");
-    assert_eq!(run.on(Event::Timer), []);
-    // Chunk 0 has a right hash and no superblock: it is fetched, and judged like any other.
-    run.engine.recover(0, b"<html>", Sha256([0; 32]));
-    run.engine.recover(1, b"", Sha256([1; 32]));
-    run.engine.recover(2, b"", Sha256([9; 32]));
-    run.engine.recover(3, b"", Sha256([3; 32]));
-    let actions = run.on(Event::Recovered);
-    let [Action::Get(request)] = actions.as_slice() else { panic!("{actions:?}") };
-    let chunk = u64::from(CHUNK_SIZE);
-    assert_eq!(request.asked.range, Some(Range { start: 0, end: chunk }));
-    assert_eq!(run.engine.transfer().map(Transfer::verified), Some(chunk + 5));
+    for streams in [false, true] {
+        let wanted = Wanted { streams, ..wanted(&["http://a/web.img"]) };
+        let mut run = Run { engine: Engine::new(wanted, 1).inheriting(true), now: 0 };
+        run.on(Event::Fetcher);
+        run.document(manifest());
+        run.on(Event::Admitted);
+        run.head(list().len() as u64);
+        run.list_chunk();
+        assert_eq!(run.actions(), [Action::Recover], "nothing is asked for before that");
+        assert_eq!(run.on(Event::Timer), []);
+        // Chunk 0 has a right hash and no superblock: it is fetched, and judged like any other.
+        run.engine.recover(0, b"<html>", Sha256([0; 32]));
+        run.engine.recover(1, b"", Sha256([1; 32]));
+        run.engine.recover(2, b"", Sha256([9; 32]));
+        run.engine.recover(3, b"", Sha256([3; 32]));
+        let actions = run.on(Event::Recovered);
+        let [Action::Get(request)] = actions.as_slice() else { panic!("{actions:?}") };
+        let chunk = u64::from(CHUNK_SIZE);
+        assert_eq!(request.asked.range, Some(Range { start: 0, end: chunk }));
+        assert_eq!(run.engine.transfer().map(Transfer::verified), Some(chunk + 5));
+    }
 }

@@ -1,7 +1,9 @@
 //! What becomes of a chunk.
 
 use super::super::Millis;
+use super::super::sources::Stage;
 use super::super::superblock::{self, PROBE, SuperblockFault};
+use super::super::transfer::Transfer;
 use super::jobs::Job;
 use super::{Action, Engine, Phase};
 use crate::digest::Sha256;
@@ -78,29 +80,51 @@ impl Engine {
     /// A chunk of the chunk list came by a job.
     pub fn list_chunk(&mut self, number: u32, chunk: u64, bytes: &[u8], now: Millis) {
         let Some(source) = self.jobs.get(number).map(|job| job.source) else { return };
-        let Phase::List { list: transfer, bytes: list, .. } = &mut self.phase else { return };
-        let right = transfer.hash(chunk) == Some(Sha256::of(bytes));
-        if right {
-            let start = usize::try_from(transfer.offset(chunk)).unwrap_or(usize::MAX);
-            let Some(end) = start.checked_add(bytes.len()) else { return };
-            if list.len() < end {
-                list.resize(end, 0);
+        let Some(size) = self.part(Stage::List).map(Transfer::size) else { return };
+        let right = match &mut self.phase {
+            Phase::List { list: transfer, bytes: list, .. } => {
+                let right = transfer.hash(chunk) == Some(Sha256::of(bytes));
+                if right {
+                    let start = usize::try_from(transfer.offset(chunk)).unwrap_or(usize::MAX);
+                    let Some(end) = start.checked_add(bytes.len()) else { return };
+                    if list.len() < end {
+                        list.resize(end, 0);
+                    }
+                    if let Some(place) = list.get_mut(start..end) {
+                        place.copy_from_slice(bytes);
+                    }
+                    transfer.keep(chunk);
+                } else {
+                    transfer.reject(chunk, source);
+                }
+                right
             }
-            if let Some(place) = list.get_mut(start..end) {
-                place.copy_from_slice(bytes);
+            Phase::Image { image, .. } => {
+                let Some(blocks) = image.blocks_mut() else { return };
+                let right = blocks.list().hash(chunk) == Some(Sha256::of(bytes));
+                if right {
+                    blocks.keep(chunk, bytes);
+                } else {
+                    blocks.list_mut().reject(chunk, source);
+                }
+                right
             }
-            transfer.keep(chunk);
-            self.sources.succeeded(source);
-        } else {
-            transfer.reject(chunk, source);
-        }
+            _ => return,
+        };
         if let Some(job) = self.jobs.get_mut(number) {
             job.settle(chunk);
             job.useful = true;
             job.wrong_in_a_row = if right { 0 } else { job.wrong_in_a_row.saturating_add(1) };
         }
         if right {
+            self.sources.succeeded(source);
             self.give_up_idle();
+            if let Phase::Image { image, .. } = &self.phase
+                && image.list().is_none()
+            {
+                self.release_jobs(Stage::List, size);
+                self.sources.list_is_whole();
+            }
         } else {
             self.struck(number, source, now);
         }
@@ -173,11 +197,11 @@ impl Engine {
         self.now = now;
         match &self.phase {
             Phase::List { list, .. } if list.is_complete() => {
-                self.release_jobs();
+                self.release_jobs(Stage::List, list.size());
                 self.list_complete();
             }
             Phase::Image { image, .. } if image.is_complete() => {
-                self.release_jobs();
+                self.release_jobs(Stage::Image, image.size());
                 let phase = std::mem::replace(&mut self.phase, Phase::Done);
                 if let Phase::Image { plan, image } = phase {
                     self.actions.push_back(Action::Complete { hash: plan.whole.is_some() });
@@ -189,12 +213,11 @@ impl Engine {
         self.pump(now);
     }
 
-    /// The file is complete: requests that have no more bytes to come are let run out, since their connections stay of
+    /// A file of `size` bytes is complete: requests that have no more bytes to come are let run out, since their connections stay of
     /// use; the others are given up.
-    fn release_jobs(&mut self) {
-        let Some(transfer) = self.transfer() else { return };
-        let asked = |job: &Job| job.range.map_or(transfer.size(), |range| range.end - range.start);
-        let jobs: Vec<_> = self.jobs.live().map(|job| (job.number, job.bytes >= asked(job))).collect();
+    fn release_jobs(&mut self, stage: Stage, size: u64) {
+        let asked = |job: &Job| job.range.map_or(size, |range| range.end - range.start);
+        let jobs: Vec<_> = self.jobs.of(stage).map(|job| (job.number, job.bytes >= asked(job))).collect();
         for (number, delivered) in jobs {
             if delivered {
                 self.jobs.deliver(number);
