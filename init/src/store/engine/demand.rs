@@ -134,16 +134,19 @@ impl Engine {
         }
     }
 
-    /// Readers wait for these chunks.
+    /// Readers wait for these chunks; where the image has to be found again first, they are brought then.
     pub fn demand(&mut self, chunks: impl IntoIterator<Item = u64>, now: Millis) {
-        let Phase::Image { image, .. } = &self.phase else { return };
-        let missing: Vec<u64> = chunks.into_iter().filter(|chunk| !image.has(*chunk)).collect();
-        for chunk in missing {
+        for chunk in chunks {
+            if matches!(&self.phase, Phase::Image { image, .. } if image.has(chunk)) {
+                continue;
+            }
             self.demand.add(chunk);
             self.demand.last = Some(now);
         }
         self.now = now;
-        self.pump(now);
+        if let Phase::Image { .. } = &self.phase {
+            self.pump(now);
+        }
     }
 
     /// Takes note of what came for readers.
