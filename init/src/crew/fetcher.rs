@@ -55,6 +55,11 @@ impl Fetcher {
         }
     }
 
+    /// Whether the store has asked for another one that has not been started yet.
+    pub fn is_asked_for(&self) -> bool {
+        matches!(self.state, State::Ending(..) | State::Due(..))
+    }
+
     /// The worker that is there; readable when it has ended.
     pub fn worker(&self) -> Option<&Worker> {
         match &self.state {

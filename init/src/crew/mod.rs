@@ -211,7 +211,7 @@ impl Crew {
             descriptors.extend([(store.channel.as_fd(), numbers.store), (fetcher.ring().as_fd(), numbers.ring)]);
             descriptors.extend(fetcher.watched().map(|worker| (worker, numbers.fetch)));
             vital.push(&store.worker);
-            let left = Left { fetcher: fetcher.worker().is_some(), ..left };
+            let left = Left { fetcher: fetcher.worker().is_some(), asked: fetcher.is_asked_for(), ..left };
             line.send(&KeeperOrder::Image(left)).map_err(|e| broken(role::KEEPER, &e))?;
         }
         line.send(&KeeperOrder::Begin).map_err(|e| broken(role::KEEPER, &e))?;

@@ -16,6 +16,8 @@ pub struct Left {
     pub traced: bool,
     /// Whether a fetch worker runs for it.
     pub fetcher: bool,
+    /// Whether its store has asked for another one, which it does once.
+    pub asked: bool,
 }
 
 /// PID 1 to the keeper.

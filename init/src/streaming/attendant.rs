@@ -52,6 +52,7 @@ impl Attendant {
             tally: self.tally,
             traced,
             fetcher: false,
+            asked: false,
         }
     }
 

@@ -94,9 +94,13 @@ impl Tended {
         let sources = left.sources.iter().map(|source| Source::parse(source)).collect::<Result<_, _>>();
         let sources = sources.map_err(|_| io::ErrorKind::InvalidInput)?;
         let trace = settings.stream_trace.filter(|_| left.traced);
+        let mut fetcher = Fetcher::new(running, inherited::take(numbers.ring)?, program);
+        if left.asked {
+            fetcher.renew();
+        }
         Ok(Self {
             store: Channel::from_fd(inherited::take(numbers.store)?),
-            fetcher: Fetcher::new(running, inherited::take(numbers.ring)?, program),
+            fetcher,
             attendant: Attendant::new(left.name, sources, kernel.to_owned(), left.tally),
             recorder: trace.map(|seconds| Recorder::new(Instant::now(), Duration::from_secs(seconds.into()))),
         })
