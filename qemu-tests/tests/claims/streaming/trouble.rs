@@ -8,7 +8,7 @@ use rootbeam_qemu_tests::command::run;
 use rootbeam_qemu_tests::netns::{self, Guest, fetcher};
 use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
@@ -25,6 +25,7 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: with stall=eio a read fails in time, and the image is completed all the same", eio),
         claim("streaming: fetch workers that are killed while the system runs lose nothing", fetchers_killed),
         claim("streaming: a hundred reads in flight at the swap get the image's bytes", reads_at_the_swap),
+        claim("streaming: a machine that is killed while something waits to be read ends, and its RAM disk", killed),
         claim("streaming: rootbeam status tells how far the image is, and waits for the end", status_command),
     ]
 }
@@ -152,6 +153,34 @@ fn reads_at_the_swap() -> Result<()> {
         })
     })();
     end(guest, probe, checked).map(drop)
+}
+
+/// The loop devices are the host's: one that is never let go would be in everybody's way.
+fn killed() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let device = device(&mut probe)?;
+    let stands = format!("/sys/block/{}/loop/backing_file", device.trim_start_matches("/dev/"));
+    scene.http.stop();
+    let init = Pid::from_raw(guest.pid()?.try_into()?).context("no process id")?;
+    let reading = std::thread::spawn(move || probe.ask(&Request::Digest(device), SOON).is_ok());
+    guest.console().wait_for("something waits to be read that has not come yet", SOON)?;
+    ensure!(std::fs::read_to_string(&stands).is_ok_and(|file| file.trim() == "/image"), "{stands}");
+    kill_process(init, Signal::KILL)?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_to_string(&stands).is_ok_and(|file| file.trim() == "/image") {
+        if Instant::now() > deadline {
+            // Its end would wait for all processes of the machine.
+            std::mem::forget(guest);
+            bail!("the store hangs in the kernel, and {stands} with it: abort its connection by fusectl");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(
+        !reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?,
+        "the image was read without a server"
+    );
+    Ok(())
 }
 
 fn read_at_random(disk: &File, image: &[u8], seed: u64, done: &std::sync::atomic::AtomicBool) -> Result<u64> {
