@@ -1,5 +1,5 @@
-//! The images of a boot: the image, then the layers that its manifest names, then those of the command line. They come
-//! into memory one after another, and each stands above those before it.
+//! The images of a boot: the image, then the layers that its manifest names, then those of the command line. They are
+//! begun one after another, each when the one before is whole or can be streamed, and each stands above those before it.
 
 use crate::causes;
 use crate::crew::Crew;

@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// How many machines fetch at once.
 const MACHINES: usize = 8;
@@ -42,9 +43,45 @@ fn rootbeam(arguments: &[&OsStr]) -> Result<()> {
 }
 
 /// Publishes an image in a folder, as a new version where there is one already.
-pub fn publish(image: &Path, folder: &Path, options: &[&OsStr]) -> Result<()> {
+fn publish(image: &Path, folder: &Path, options: &[&OsStr]) -> Result<()> {
     let words = ["image", "publish"].map(OsStr::new);
     rootbeam(&[&words, options, &[image.as_os_str(), folder.as_os_str()]].concat())
+}
+
+/// A folder in which versions are published, served over one wire that all machines share, and so slow that nobody is done
+/// before the next version is there.
+pub struct Newsstand {
+    pub network: Network,
+    folder: TempDir,
+    _server: Server,
+}
+
+impl Newsstand {
+    /// With a first version.
+    pub fn open(image: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        publish(image, folder.path(), &[])?;
+        let network = Network::new()?;
+        wire(&network, "add", "24mbit")?;
+        let address = format!("{}:80", network.server()).parse()?;
+        let server = network.namespace().enter(|| Server::start(folder.path(), address, Log::none()))??;
+        Ok(Self { network, folder, _server: server })
+    }
+
+    /// Publishes the next version.
+    pub fn publish(&self, image: &Path) -> Result<()> {
+        publish(image, self.folder.path(), &[])
+    }
+
+    /// From now on the wire is fast.
+    pub fn hurry(&self) -> Result<()> {
+        wire(&self.network, "change", "1gbit")
+    }
+}
+
+fn wire(network: &Network, verb: &str, rate: &str) -> Result<()> {
+    let words = format!("qdisc {verb} dev lan root tbf rate {rate} burst 256kb latency 50ms");
+    network.namespace().run("tc", &words).map(drop)
 }
 
 /// The version that a machine booted, and the digest of its RAM disk.
@@ -65,30 +102,20 @@ fn booted(mut guest: Guest) -> Result<(Option<u64>, String)> {
 
 fn eight_machines() -> Result<()> {
     let (old, new) = (images::probe_with_noise(8 << 20)?, images::probe_with_noise(9 << 20)?);
-    let folder = tempfile::tempdir()?;
-    publish(&old, folder.path(), &[])?;
-    let network = Network::new()?;
-    // One wire for all, on which nobody is done before the new version is there.
-    let wire = |verb: &str, rate: &str| {
-        let words = format!("qdisc {verb} dev lan root tbf rate {rate} burst 256kb latency 50ms");
-        network.namespace().run("tc", &words)
-    };
-    wire("add", "24mbit")?;
-    let address = format!("{}:80", network.server()).parse()?;
-    let _server = network.namespace().enter(|| Server::start(folder.path(), address, Log::none()))??;
-    let url = network.url("/latest.manifest");
+    let stand = Newsstand::open(&old)?;
+    let url = stand.network.url("/latest.manifest");
     let archive = archives::for_namespaces()?;
-    let boot = Boot::new(&archive).cmdline(&format!("rootbeam.image={url}")).nic(Nic::on(&network));
+    let boot = Boot::new(&archive).cmdline(&format!("rootbeam.image={url}")).nic(Nic::on(&stand.network));
     let guests: Vec<Guest> = (0..MACHINES).map(|_| boot.start()).collect::<Result<_>>()?;
     // The first line of progress: it has read the manifest, and some of the image.
     for guest in &guests {
         guest.console().wait_for(" %), ", SOON)?;
     }
-    publish(&new, folder.path(), &[])?;
+    stand.publish(&new)?;
     for guest in &guests {
         ensure!(!guest.console().text().contains("(100 %)"), "one was done already: {}", guest.console().text());
     }
-    wire("change", "1gbit")?;
+    stand.hurry()?;
     let old = (Some(1), sum(&old)?);
     for guest in guests {
         equal(&booted(guest)?, &old)?;
