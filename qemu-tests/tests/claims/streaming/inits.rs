@@ -87,6 +87,8 @@ impl Node {
             .memory(1024)
             .start()?;
         guest.log_in(name)?;
+        // Nor may what comes of it as a warning all the same.
+        guest.shell("dmesg -n 1")?;
         Ok(Self { guest, http, image, _folder: folder })
     }
 
@@ -169,10 +171,10 @@ fn hog_and_sleep() -> Result<()> {
     let web = images::web()?;
     let mut node = Node::start(&web.image, &web.kernel()?, "web-node", RATE)?;
     let before = node.vital()?;
-    // The kernel's messages would come between a command and its answer. And it may take minutes until an emulated kernel
-    // finds that it has no memory left, unless it is told to keep what was used within the last second (multigen_lru.rst).
+    // It may take minutes until an emulated kernel finds that it has no memory left, unless it is told to keep what was used
+    // within the last second (multigen_lru.rst).
     let lru = "/sys/kernel/mm/lru_gen";
-    node.guest.shell(&format!("dmesg -n 1; echo y >{lru}/enabled; echo 1000 >{lru}/min_ttl_ms"))?;
+    node.guest.shell(&format!("echo y >{lru}/enabled; echo 1000 >{lru}/min_ttl_ms"))?;
     // It holds all it reads, for there is no line's end in it. In a unit of its own, for the killer ends the whole unit.
     let killed = node.guest.shell(
         "systemd-run -q --wait tail /dev/zero </dev/null; dmesg | grep -c 'Out of memory: Killed process .*tail'",
