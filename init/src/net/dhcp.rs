@@ -17,6 +17,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// And it neither hears a NAK to its first request nor drops an offer that nobody acknowledges.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
+/// mozim waits at random for less than that before its first DISCOVER, so that machines which were switched on together
+/// do not ask together (RFC 2131, 4.4.1). Firmware and links have spread them by more, and a boot has nothing else to do.
+const SPREAD: Duration = Duration::from_millis(200);
+
 /// The pause after an unusable answer or an error; the same may come again at once.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -73,6 +77,16 @@ impl Race {
         let index = link.index;
         let client = Client::acquire(link, self.nameservers.clone(), self.complaint.clone());
         self.by_link.insert(index, self.clients.spawn(client));
+    }
+
+    /// Lets those that just began ask at once: the event loop's clock is set past their [`SPREAD`]. What else waits
+    /// is over that much earlier, once for all of them.
+    pub async fn hurry(&self) {
+        // What was spawned begins to wait when it is first polled.
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        tokio::time::advance(SPREAD).await;
+        tokio::time::resume();
     }
 
     /// Stops asking on the link of that index.
@@ -176,4 +190,18 @@ async fn bound(link: &Link) -> Result<(DhcpV4Client, Box<DhcpV4Lease>), DhcpErro
 fn end_of(terms: &Terms) -> Option<Instant> {
     let seconds = terms.lease.seconds?;
     Instant::now().checked_add(Duration::from_secs(seconds.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_to_spread_machines_goes_on_at_once() {
+        let race = Race::new(&[]);
+        let waits = tokio::spawn(tokio::time::sleep(SPREAD - Duration::from_millis(1)));
+        race.hurry().await;
+        tokio::task::yield_now().await;
+        assert!(waits.is_finished());
+    }
 }

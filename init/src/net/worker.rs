@@ -84,6 +84,7 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
             Ok(links) => links,
             Err(errno) => return Ok(Outset::Failed(not_listed(errno))),
         };
+        let mut began = false;
         for action in watch.observe(&links, start.elapsed()) {
             match action {
                 Action::Raise(link) => {
@@ -105,11 +106,15 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
                         }
                         line.tell(NetNews::Asking { link: link.name.clone() }).await?;
                         race.begin(link);
+                        began = true;
                     }
                 },
                 Action::Leave(index) => race.leave(index),
                 Action::GiveUp(cause) => return Ok(Outset::Failed(cause)),
             }
+        }
+        if began {
+            race.hurry().await;
         }
         let look = Instant::now() + LOOK;
         let next = start.checked_add(watch.deadline()).map_or(look, |deadline| look.min(deadline));
