@@ -44,6 +44,8 @@ pub struct Job {
     pub patience: Millis,
     /// When it was ordered.
     pub began: Millis,
+    /// When its head was seen.
+    pub answered: Option<Millis>,
     /// Bytes of its body so far.
     pub bytes: u64,
     /// When the worker last said something of it.
@@ -73,6 +75,7 @@ impl Job {
             whole: false,
             wrong_in_a_row: 0,
             began: now,
+            answered: None,
             bytes: 0,
             heard: now,
             stretch: (now, 0),
@@ -92,9 +95,13 @@ impl Job {
         Self { patience, ..self }
     }
 
-    /// Bytes a second so far, at least 1.
+    /// Bytes a second so far, at least 1. The time until its head came, in which it may have waited behind another on the
+    /// same connection, says little of the wire; all of it is not left out either, for what then came at once may have
+    /// waited here.
     pub fn rate(&self, now: Millis) -> u64 {
-        let took = now.saturating_sub(self.began).max(1);
+        let took = now.saturating_sub(self.began);
+        let since_answer = self.answered.map_or(took, |answered| now.saturating_sub(answered));
+        let took = since_answer.max(took / 2).max(1);
         (self.bytes.saturating_mul(1000) / took).max(1)
     }
 

@@ -213,6 +213,7 @@ impl Engine {
     pub(super) fn head(&mut self, number: u32, head: Head) {
         let Some(job) = self.jobs.get_mut(number) else { return };
         job.head = Some(head.length);
+        job.answered = Some(self.now);
         let (source, asked, lane, stage) = (job.source, job.range, job.lane, job.stage);
         let at = head.range.map_or(0, |range| range.start);
         // The fetch worker checked this; but it may be in a stranger's hands.
