@@ -58,10 +58,16 @@ impl Console {
 
     /// Waits until `text` has been written, and returns all that was written up to and with it.
     pub fn wait_for(&self, text: &str, limit: Duration) -> Result<String> {
-        let end = |bytes: &[u8]| find(bytes, text.as_bytes()).map(|at| at + text.len());
+        let end = self.wait_for_after(0, text, limit)?;
+        Ok(String::from_utf8_lossy(self.shared.lock().bytes.get(..end).unwrap_or_default()).into_owned())
+    }
+
+    /// The same for a `text` behind the first `start` bytes; where it ends.
+    pub fn wait_for_after(&self, start: usize, text: &str, limit: Duration) -> Result<usize> {
+        let end = |bytes: &[u8]| Some(start + find(bytes.get(start..)?, text.as_bytes())? + text.len());
         let state = self.wait(limit, |state| state.closed || end(&state.bytes).is_some());
         match end(&state.bytes) {
-            Some(end) => Ok(String::from_utf8_lossy(state.bytes.get(..end).unwrap_or_default()).into_owned()),
+            Some(end) => Ok(end),
             None if state.closed => bail!("the console closed without {text:?}\n{}", self.quote(&state)),
             None => bail!("no {text:?} on the console within {limit:?}\n{}", self.quote(&state)),
         }

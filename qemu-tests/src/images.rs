@@ -245,6 +245,12 @@ pub fn sysvinit() -> Result<PathBuf> {
     built("sysvinit", &project().join("qemu-tests/images/sysvinit"))
 }
 
+/// Debian with a systemd that knows soft reboots, three programs that manage the network, none of them enabled, and a login
+/// on the first serial port; root's password is `rootbeam`.
+pub fn trixie() -> Result<PathBuf> {
+    built("trixie", &project().join("qemu-tests/images/trixie"))
+}
+
 /// The web node of `make demo`: Debian with systemd, lighttpd and PHP, its kernel and modules beside it.
 pub fn web() -> Result<Web> {
     let image = built("web", &project().join("examples/web"))?;

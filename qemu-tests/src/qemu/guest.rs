@@ -38,6 +38,8 @@ pub struct Guest {
     started: u64,
     /// Shell commands so far: their answers are told apart by it.
     commands: u32,
+    /// Where its console was at the last login.
+    logged_in: usize,
     _folder: TempDir,
     /// Holds what the machine still loads: its TFTP folder.
     _boot: Boot,
@@ -82,6 +84,7 @@ impl Guest {
             limit: boot.limit,
             started,
             commands: 0,
+            logged_in: 0,
             _folder: folder,
             _boot: boot.clone(),
             _turn: turn,
@@ -100,15 +103,16 @@ impl Guest {
 
     /// Logs in at the console of the machine `name` as root, with the password of the beds' images.
     pub fn log_in(&mut self, name: &str) -> Result<()> {
-        let limit = LOGIN;
-        self.console().wait_for(&format!("{name} login:"), limit)?;
+        let answer = |guest: &Self, before, text: &str| guest.console().wait_for_after(before, text, LOGIN);
+        let asked = answer(self, self.logged_in, &format!("{name} login:"))?;
         self.type_keys("root\n")?;
-        self.console().wait_for("Password:", limit)?;
+        let asked = answer(self, asked, "Password:")?;
         self.type_keys("rootbeam\n")?;
         // The prompt comes when the terminal has been reset; what is typed before may be lost.
-        self.console().wait_for("# ", limit)?;
+        let asked = answer(self, asked, "# ")?;
         self.type_keys("echo logged-$((40 + 2))-in\n")?;
-        self.console().wait_for("logged-42-in", limit).map(drop)
+        self.logged_in = answer(self, asked, "logged-42-in")?;
+        Ok(())
     }
 
     /// What the shell, logged in, prints for `command`: the text between the two marks that are typed with it.

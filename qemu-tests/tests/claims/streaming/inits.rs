@@ -62,7 +62,7 @@ pub(super) struct Node {
 
 /// A worker, as the machine itself sees it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Seen {
+pub(super) struct Seen {
     name: String,
     pid: u32,
     cgroup: String,
@@ -71,6 +71,11 @@ struct Seen {
 impl Node {
     /// All of the image comes at `rate` bytes a second.
     pub(super) fn start(image: &Path, kernel: &Kernel, name: &str, rate: u64) -> Result<Self> {
+        Self::start_with(image, kernel, name, rate, "")
+    }
+
+    /// The same with more words on the kernel's command line.
+    pub(super) fn start_with(image: &Path, kernel: &Kernel, name: &str, rate: u64, words: &str) -> Result<Self> {
         let mut image = std::fs::read(image)?;
         let end = image.len();
         image.resize(end + TAIL, 0);
@@ -83,7 +88,7 @@ impl Node {
         let mut guest = qemu::Boot::new(kernel, &archives::for_qemu(kernel)?)
             .nic(qemu::Nic::user())
             // What the workers warn of would come between a command and its answer.
-            .cmdline(&format!("quiet systemd.show_status=1 rootbeam.image={url} rootbeam.mode=stream"))
+            .cmdline(&format!("quiet systemd.show_status=1 rootbeam.image={url} rootbeam.mode=stream {words}"))
             .memory(1024)
             .start()?;
         guest.log_in(name)?;
@@ -115,7 +120,7 @@ impl Node {
     }
 
     /// Those that the image depends on; a fetch worker may be replaced at any time.
-    fn vital(&mut self) -> Result<Vec<Seen>> {
+    pub(super) fn vital(&mut self) -> Result<Vec<Seen>> {
         let mut workers = self.workers()?;
         workers.retain(|worker| worker.name != role::FETCH);
         equal(
@@ -126,7 +131,7 @@ impl Node {
     }
 
     /// Lets what was held back come; then nobody is left, and the RAM disk is the image.
-    fn release(&mut self) -> Result<()> {
+    pub(super) fn release(&mut self) -> Result<()> {
         self.http.behave();
         self.http.cut();
         let deadline = Instant::now() + SOON;
@@ -139,7 +144,8 @@ impl Node {
             std::thread::sleep(Duration::from_millis(200));
         }
         self.http.stop();
-        let sum = self.guest.shell("sha256sum $(grep -o '^/dev/loop[0-9]*' /proc/mounts) </dev/null")?;
+        // A soft reboot takes the mount away that names it.
+        let sum = self.guest.shell("D=$(echo /sys/block/loop*/loop); D=${D%/loop}; sha256sum /dev/${D##*/}")?;
         equal(
             &sum.split(' ').next().unwrap_or_default().trim(),
             &Sha256::of(&padded(&self.image)).to_string().as_str(),

@@ -5,6 +5,7 @@ mod handover;
 mod inits;
 mod kernels;
 mod layers;
+mod managers;
 mod order;
 mod outages;
 mod publish;
@@ -57,6 +58,7 @@ pub fn claims() -> Vec<Trial> {
 pub fn rows() -> Vec<Trial> {
     let mut rows = kernels::rows();
     rows.extend(inits::rows());
+    rows.extend(managers::rows());
     rows.extend(outages::rows());
     rows.extend(shutdown::rows());
     rows
