@@ -23,6 +23,8 @@ pub enum Request {
     World,
     /// Read a file to its end and answer its size and digest.
     Digest(String),
+    /// The same, from the disk again, in pieces and in an order that nothing reads ahead.
+    DigestAtRandom(String),
     /// Answer the contents of a small text file.
     Text(String),
     /// Write zeros to a new file until the given size or the first error.
@@ -39,11 +41,11 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::World`], and unasked at the start.
     World(Box<World>),
-    /// To [`Request::Digest`].
+    /// To [`Request::Digest`] and [`Request::DigestAtRandom`].
     Digest {
         /// Bytes read.
         size: u64,
-        /// SHA-256 in hex.
+        /// SHA-256 of them in the order of the reading, in hex.
         sha256: String,
     },
     /// To [`Request::Text`].

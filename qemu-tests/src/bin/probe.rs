@@ -3,15 +3,16 @@
 use rootbeam_qemu_tests::collect::Inherited;
 use rootbeam_qemu_tests::probe::{Answer, PORT, Request, SOCKET};
 use rootbeam_qemu_tests::world::World;
+use rustix::fs::Advice;
 use rustix::fs::OFlags;
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::OnceLock;
 
@@ -57,6 +58,7 @@ fn serve(world: impl Fn() -> World) -> io::Result<RebootCommand> {
         send(match serde_json::from_str(&request?)? {
             Request::World => Answer::World(Box::new(world())),
             Request::Digest(path) => digest(&path).unwrap_or_else(failed),
+            Request::DigestAtRandom(path) => digest_at_random(&path).unwrap_or_else(failed),
             Request::Text(path) => fs::read_to_string(path).map_or_else(failed, Answer::Text),
             Request::Fill(path, size) => fill(&path, size),
             Request::Restart => return send(Answer::Ending).map(|()| RebootCommand::Restart),
@@ -77,12 +79,35 @@ fn digest(path: &str) -> io::Result<Answer> {
     loop {
         let count = file.read(&mut buffer)?;
         if count == 0 {
-            let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-            return Ok(Answer::Digest { size, sha256 });
+            return Ok(digested(size, hash));
         }
         hash.update(buffer.get(..count).unwrap_or_default());
         size += count as u64;
     }
+}
+
+fn digest_at_random(path: &str) -> io::Result<Answer> {
+    const PIECE: u64 = 16 << 10;
+    /// A prime: multiples of it reach every piece of a smaller number of them.
+    const STRIDE: u64 = 1_000_003;
+    let mut file = File::open(path)?;
+    let pieces = file.seek(SeekFrom::End(0))? / PIECE;
+    if pieces >= STRIDE {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    for advice in [Advice::DontNeed, Advice::Random] {
+        rustix::fs::fadvise(&file, 0, None, advice)?;
+    }
+    let (mut hash, mut buffer) = (Sha256::new(), [0; PIECE as usize]);
+    for piece in 0..pieces {
+        file.read_exact_at(&mut buffer, piece * STRIDE % pieces * PIECE)?;
+        hash.update(buffer);
+    }
+    Ok(digested(pieces * PIECE, hash))
+}
+
+fn digested(size: u64, hash: Sha256) -> Answer {
+    Answer::Digest { size, sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() }
 }
 
 fn fill(path: &str, size: u64) -> Answer {

@@ -1,7 +1,8 @@
 //! Servers for machines under test: an HTTP server that lies on request, a name server that fails on request, and real
-//! ones: nginx, `rootbeam serve`, dnsmasq, tinyproxy, chrony.
+//! ones: nginx, `rootbeam serve`, dnsmasq, tinyproxy, chrony; and one that is far away.
 
 mod answer;
+pub mod delay;
 pub mod dns;
 pub mod dnsmasq;
 pub mod fault;

@@ -7,11 +7,12 @@ use crate::wires::Bed;
 use anyhow::{Context, Result, bail, ensure};
 use rootbeam_init::streaming::keeper::Status;
 use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
-use rootbeam_qemu_tests::world::World;
 use std::time::{Duration, Instant};
 
 /// How long anything is waited for.
 const LIMIT: Duration = Duration::from_secs(300);
+/// To the server and back, where it is far away.
+const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// From the start of /init to the real init over a wire of so many Mbit/s, for images of several sizes beside one of
 /// 1 MB.
@@ -33,29 +34,32 @@ pub fn start(name: &'static str, mbit: u32, runs: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Where a round trip takes 20 ms: the real init and the whole image, over a wire of so many Mbit/s, beside a boot that
+/// loads it first.
+pub fn far_away(name: &'static str, mbit: Option<u32>, mebibytes: u64, runs: usize) -> Result<Vec<Row>> {
+    let bed = Bed::far_away(mebibytes, mbit, ROUND_TRIP)?;
+    let figures = |booted: Booted| [booted.init, booted.whole];
+    let [init, whole] = alternate(runs, || streamed(&bed).map(figures), || loaded(&bed).map(figures))?;
+    let wire = mbit.map_or("without a limit".to_owned(), |mbit| format!("at {mbit} Mbit/s"));
+    let row = |what: &str, (ours, theirs), budget| Row {
+        name,
+        what: format!("stream: start to {what} {mebibytes} MiB {wire}, {} ms away", ROUND_TRIP.as_millis()),
+        unit: Unit::Seconds,
+        ours,
+        theirs: Some(("rootbeam.mode=ram", theirs)),
+        budget,
+    };
+    Ok(vec![
+        row("the real init of", init, Budget::AtMostTimes(1.0)),
+        row("the whole of", whole, Budget::AtMostTimes(1.1)),
+    ])
+}
+
 /// The whole image, and reading it afterwards, beside a boot that loads it first.
 pub fn whole(runs: usize) -> Result<Vec<Row>> {
     let bed = Bed::new(256, Some(1000))?;
-    let ours = || {
-        let (mut guest, begun) = (bed.boot().cmdline("rootbeam.mode=stream").start()?, Instant::now());
-        let (mut probe, world) = guest.probe()?.context("no real init")?;
-        completion(&mut probe)?;
-        let whole = begun.elapsed().as_secs_f64();
-        let read = read(&mut probe, &world)?;
-        probe.power_off()?;
-        guest.finish(Some(world))?;
-        Ok([whole, read])
-    };
-    let theirs = || {
-        let (mut guest, begun) = (bed.boot().start()?, Instant::now());
-        let (mut probe, world) = guest.probe()?.context("no real init")?;
-        let whole = begun.elapsed().as_secs_f64();
-        let read = read(&mut probe, &world)?;
-        probe.power_off()?;
-        guest.finish(Some(world))?;
-        Ok([whole, read])
-    };
-    let [whole, read] = alternate(runs, ours, theirs)?;
+    let figures = |booted: Booted| [booted.whole, booted.read, booted.read_at_random];
+    let [whole, read, at_random] = alternate(runs, || streamed(&bed).map(figures), || loaded(&bed).map(figures))?;
     let row = |what: &str, (ours, theirs), budget| Row {
         name: "stream-whole",
         what: what.to_owned(),
@@ -67,7 +71,44 @@ pub fn whole(runs: usize) -> Result<Vec<Row>> {
     Ok(vec![
         row("stream: start to the whole of 256 MiB at 1000 Mbit/s", whole, Budget::AtMostTimes(1.1)),
         row("stream: the RAM disk read through after that", read, Budget::AtMostTimes(1.05)),
+        row("stream: the same in pieces of 16 KiB at random", at_random, Budget::AtMostTimes(1.05)),
     ])
+}
+
+/// What became of a boot, in seconds.
+struct Booted {
+    /// From the start to the real init.
+    init: f64,
+    /// From the start until all of the image was in memory.
+    whole: f64,
+    /// For the RAM disk to be read through,
+    read: f64,
+    /// and in pieces in no order.
+    read_at_random: f64,
+}
+
+/// Boots while the image comes.
+fn streamed(bed: &Bed) -> Result<Booted> {
+    booted(bed, "rootbeam.mode=stream", completion)
+}
+
+/// Boots once it is there.
+fn loaded(bed: &Bed) -> Result<Booted> {
+    booted(bed, "rootbeam.mode=ram", |_| Ok(()))
+}
+
+fn booted(bed: &Bed, words: &str, complete: fn(&mut Probe) -> Result<()>) -> Result<Booted> {
+    let (mut guest, begun) = (bed.boot().cmdline(words).start()?, Instant::now());
+    let (mut probe, world) = guest.probe()?.context("no real init")?;
+    let init = begun.elapsed().as_secs_f64();
+    complete(&mut probe)?;
+    let whole = begun.elapsed().as_secs_f64();
+    let device = world.mount("/run/rootbeam/lower/0").context("no lower")?.source.clone();
+    let read = timed(&mut probe, &Request::Digest(device.clone()))?;
+    let read_at_random = timed(&mut probe, &Request::DigestAtRandom(device))?;
+    probe.power_off()?;
+    guest.finish(Some(world))?;
+    Ok(Booted { init, whole, read, read_at_random })
 }
 
 fn to_init(bed: &Bed) -> Result<f64> {
@@ -92,11 +133,10 @@ fn completion(probe: &mut Probe) -> Result<()> {
     bail!("not complete after {LIMIT:?}")
 }
 
-/// Seconds that the RAM disk takes to be read through.
-fn read(probe: &mut Probe, world: &World) -> Result<f64> {
-    let device = world.mount("/run/rootbeam/lower/0").context("no lower")?.source.clone();
+/// Seconds that the probe takes to read what it is asked for.
+fn timed(probe: &mut Probe, request: &Request) -> Result<f64> {
     let begun = Instant::now();
-    match probe.ask(&Request::Digest(device), LIMIT)? {
+    match probe.ask(request, LIMIT)? {
         Answer::Digest { .. } => Ok(begun.elapsed().as_secs_f64()),
         other => bail!("{other:?}"),
     }

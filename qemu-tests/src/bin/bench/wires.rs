@@ -8,8 +8,10 @@ use rootbeam_init::failure::Step;
 use rootbeam_init::report::Report;
 use rootbeam_qemu_tests::command::run;
 use rootbeam_qemu_tests::netns::{self, Boot, Namespace, Network, Nic};
+use rootbeam_qemu_tests::servers::delay::FarAway;
 use rootbeam_qemu_tests::servers::nginx::Nginx;
 use rootbeam_qemu_tests::{archives, images, places};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ pub struct Bed {
     /// Bytes of the image.
     pub size: u64,
     _server: Nginx,
+    _far: Option<FarAway>,
     _folder: TempDir,
 }
 
@@ -39,14 +42,26 @@ struct Boots {
 impl Bed {
     /// Serves an image of so many MiB by a wire of so many Mbit/s.
     pub fn new(mebibytes: u64, wire: Option<u32>) -> Result<Self> {
+        Self::far_away(mebibytes, wire, Duration::ZERO)
+    }
+
+    /// The same with a server that is `round_trip` away.
+    pub fn far_away(mebibytes: u64, wire: Option<u32>, round_trip: Duration) -> Result<Self> {
         netns::available()?;
         let network = Network::new()?;
         let folder = images::published(&images::probe_with_noise(mebibytes << 20)?, NAME)?;
         let size = std::fs::metadata(folder.path().join(NAME))?.len();
-        let address = format!("{}:80", network.server()).parse()?;
-        let server = network.namespace().enter(|| Nginx::start(address, folder.path()))??;
+        let near: SocketAddr =
+            format!("{}:{}", network.server(), if round_trip.is_zero() { 80 } else { 8080 }).parse()?;
+        let server = network.namespace().enter(|| Nginx::start(near, folder.path()))??;
+        let far = (!round_trip.is_zero()).then(|| {
+            let namespace = network.namespace().clone();
+            let connect = move || namespace.enter(|| TcpStream::connect(near).map_err(Into::into))?;
+            Ok::<_, anyhow::Error>(FarAway::start(network.listen(80)?, round_trip, connect))
+        });
+        let far = far.transpose()?;
         let archive = archives::for_namespaces()?;
-        Ok(Self { network, archive, wire, size, _server: server, _folder: folder })
+        Ok(Self { network, archive, wire, size, _server: server, _far: far, _folder: folder })
     }
 
     fn nic(&self) -> Nic<'_> {
