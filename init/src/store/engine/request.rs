@@ -361,6 +361,9 @@ impl Engine {
             return self.no_document(source, cause);
         }
         self.tally.failures = self.tally.failures.saturating_add(1);
+        if let Some(teller) = self.told_too_much(job, &cause) {
+            return self.blame(teller, StoreCause::Fetch { source: teller, cause: FetchCause::Protocol });
+        }
         let paused = self.sources.get(source).is_some_and(|source| source.readiness().0 > now);
         let until = self.sources.failed(source, &cause, now);
         if cause.is_passing() {
@@ -385,6 +388,14 @@ impl Engine {
                 false => self.give_up(source, stage, cause),
             }
         }
+    }
+
+    /// Without chunk hashes: whoever told the size of the image, where its file ends before what was asked for (RFC 9110,
+    /// 15.5.17). An answer that claimed more than it brought leads there, and whoever is asked next is not to blame.
+    fn told_too_much(&self, job: &Job, cause: &FetchCause) -> Option<SourceIndex> {
+        let Phase::Image { image, .. } = &self.phase else { return None };
+        let beyond = matches!(cause, FetchCause::Status { status: 416, .. }) && job.range.is_some();
+        self.prefix.as_ref().map(|(teller, _)| *teller).filter(|_| beyond && !image.has_hashes())
     }
 
     pub(super) fn end(&mut self, number: u32, document: Vec<u8>, now: Millis) {

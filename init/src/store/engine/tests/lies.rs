@@ -48,7 +48,12 @@ impl Run {
 
     /// Without manifests, to the checksum at this URL and the request for the image that follows.
     fn reach_checksum(&mut self, url: &str) {
-        let mut asked = self.until_asked();
+        let asked = self.until_asked();
+        self.reach_checksum_from(asked, url);
+    }
+
+    /// The same where this is asked for.
+    fn reach_checksum_from(&mut self, mut asked: String, url: &str) {
         while asked != url {
             let actions = self.failed(NOT_FOUND);
             asked = urls(&actions).pop().unwrap_or_else(|| self.until_asked());
@@ -166,6 +171,32 @@ fn for_a_wrong_whole_the_source_of_the_bytes_is_blamed_and_not_that_of_the_check
     run.confirm();
     run.reach_checksum("http://b/web.img.sha256");
     assert_eq!(run.asked().0, 0);
+    run.chunks(0, 4);
+    assert_eq!(run.on(Event::Hashed(Some(RIGHT))), [Action::Seal]);
+}
+
+#[test]
+fn where_nothing_is_left_of_a_file_whoever_told_its_size_is_blamed() {
+    let mut run = by_checksum();
+    let job = run.job();
+    let head = Head { status: 200, length: None, range: None, size: Some(SIZE + 1000), validator: None };
+    run.on(Event::Head { job, head });
+    run.on(Event::Admitted);
+    for chunk in 0..3 {
+        assert!(run.engine.next_chunk(job, chunk, &superblock()), "chunk {chunk}");
+    }
+    // It was as long as the file is, so it broke off.
+    run.failed(FetchCause::Short);
+    assert_eq!(run.asked(), (1, Some(Range { start: SIZE - 5, end: SIZE + 1000 })));
+    let actions = run.failed(FetchCause::Status { status: 416, retry_after: None });
+    let told = news(&actions);
+    let [StoreNews::Trouble { source: 0, cause: FetchCause::Protocol, .. }] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    run.confirm();
+    let asked = urls(&actions).pop().expect("the others are asked anew");
+    run.reach_checksum_from(asked, "http://b/web.img.sha256");
+    assert_eq!(run.asked(), (1, None));
     run.chunks(0, 4);
     assert_eq!(run.on(Event::Hashed(Some(RIGHT))), [Action::Seal]);
 }
