@@ -25,6 +25,8 @@ pub enum Request {
     Digest(String),
     /// The same, from the disk again, in pieces and in an order that nothing reads ahead.
     DigestAtRandom(String),
+    /// Read a file to its end, beside whatever is asked next.
+    ReadAlong(String),
     /// Answer the contents of a small text file.
     Text(String),
     /// Write zeros to a new file until the given size or the first error.
@@ -48,6 +50,8 @@ pub enum Answer {
         /// SHA-256 of them in the order of the reading, in hex.
         sha256: String,
     },
+    /// To [`Request::ReadAlong`], at the beginning.
+    ReadsAlong,
     /// To [`Request::Text`].
     Text(String),
     /// To [`Request::Fill`]: bytes written, and the error that ended it.

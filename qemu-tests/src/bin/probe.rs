@@ -59,6 +59,10 @@ fn serve(world: impl Fn() -> World) -> io::Result<RebootCommand> {
             Request::World => Answer::World(Box::new(world())),
             Request::Digest(path) => digest(&path).unwrap_or_else(failed),
             Request::DigestAtRandom(path) => digest_at_random(&path).unwrap_or_else(failed),
+            Request::ReadAlong(path) => {
+                std::thread::spawn(move || digest(&path));
+                Answer::ReadsAlong
+            }
             Request::Text(path) => fs::read_to_string(path).map_or_else(failed, Answer::Text),
             Request::Fill(path, size) => fill(&path, size),
             Request::Restart => return send(Answer::Ending).map(|()| RebootCommand::Restart),

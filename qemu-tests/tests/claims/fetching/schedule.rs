@@ -24,8 +24,10 @@ pub struct Schedule {
     pub kills: Vec<u64>,
     /// Servers are stopped and started again.
     pub restarts: Vec<Restart>,
-    /// Whether the real init runs while the image is fetched, where that can be.
+    /// Whether the real init runs while the image is fetched.
     pub streams: bool,
+    /// So long after its real init came up, while it reads the image, a machine that streams is restarted.
+    pub restarted: Option<Duration>,
 }
 
 /// What a server is like.
@@ -61,8 +63,13 @@ impl Schedule {
             2 => multiple + 1,
             _ => multiple - random.u64(1..CHUNK),
         };
-        let vouched = random.choice([Vouched::Manifest, Vouched::Manifest, Vouched::Checksum, Vouched::Not]);
-        let vouched = vouched.unwrap_or(Vouched::Manifest);
+        // Half of them stream, which needs a manifest.
+        let (streams, vouched) = match random.u8(0..6) {
+            0..3 => (true, Vouched::Manifest),
+            3 => (false, Vouched::Manifest),
+            4 => (false, Vouched::Checksum),
+            _ => (false, Vouched::Not),
+        };
         let count = random.usize(1..=usize::from(SOURCES));
         let reliable = random.usize(..count);
         let sources = (0..count).map(|index| nature(&mut random, size, vouched, index == reliable)).collect();
@@ -73,8 +80,8 @@ impl Schedule {
             gone: Duration::from_millis(random.u64(..700)),
         });
         let restarts = restarts.collect();
-        let streams = random.bool();
-        Self { size, vouched, sources, kills, restarts, streams }
+        let restarted = (streams && random.u8(0..4) == 0).then(|| Duration::from_millis(random.u64(..3000)));
+        Self { size, vouched, sources, kills, restarts, streams, restarted }
     }
 }
 

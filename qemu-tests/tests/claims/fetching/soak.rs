@@ -1,5 +1,6 @@
-//! Boots under random faults: a schedule a number. `make soak` makes a thousand, `make test` a dozen, new ones each
-//! time; the name of each tells its number, and `make soak SEED=NUMBER SOAK=1` makes it again.
+//! Boots under random faults, half of them streaming, some of which restart at a random moment: a schedule a number.
+//! `make soak` makes a thousand, `make test` a dozen, new ones each time; the name of each tells its number, and
+//! `make soak SEED=NUMBER SOAK=1` makes it again.
 
 use super::super::streaming;
 use super::schedule::{Nature, Schedule};
@@ -48,7 +49,10 @@ fn schedules(first: u64, count: u64) -> Vec<Trial> {
 }
 
 fn name(seed: u64) -> String {
-    format!("soak: random faults of schedule {seed} end in the very image")
+    match Schedule::of(seed).restarted {
+        Some(_) => format!("soak: under random faults of schedule {seed} the machine restarts in time"),
+        None => format!("soak: random faults of schedule {seed} end in the very image"),
+    }
 }
 
 fn held(seed: u64) -> Result<()> {
@@ -79,9 +83,10 @@ fn run(schedule: &Schedule, seed: u64) -> Result<()> {
     let arrived = std::thread::scope(|scope| {
         let disturbing = scope.spawn(|| disturb(schedule, &network, &servers, init, &over, &kills));
         // One that streams meets some of its troubles while it is read.
-        let arrived = match schedule.streams {
-            true => streaming::arrives(guest, &image.bytes),
-            false => arrives(guest, &image).map(|arrived| arrived.report),
+        let arrived = match (schedule.streams, schedule.restarted) {
+            (true, Some(after)) => streaming::restarts(guest, after),
+            (true, None) => streaming::arrives(guest, &image.bytes),
+            (false, _) => arrives(guest, &image).map(|arrived| arrived.report),
         };
         over.store(true, Ordering::Relaxed);
         disturbing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -90,6 +90,7 @@ impl Node {
             // What the workers warn of would come between a command and its answer.
             .cmdline(&format!("quiet systemd.show_status=1 rootbeam.image={url} rootbeam.mode=stream {words}"))
             .memory(1024)
+            .forward(80)
             .start()?;
         guest.log_in(name)?;
         // Nor may what comes of it as a warning all the same.

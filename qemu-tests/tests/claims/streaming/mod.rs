@@ -13,6 +13,7 @@ mod replaced;
 mod shutdown;
 mod stall;
 mod trouble;
+mod web;
 
 use super::boots::{assert_clean, report};
 use anyhow::{Context, Result, bail, ensure};
@@ -26,6 +27,7 @@ use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::images;
 use rootbeam_qemu_tests::netns::{self, Boot, Guest, Network, Nic};
+use rootbeam_qemu_tests::outcome::Outcome;
 use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rootbeam_qemu_tests::servers::http::HttpServer;
@@ -52,6 +54,7 @@ pub fn claims() -> Vec<Trial> {
     claims.extend(shutdown::claims());
     claims.extend(order::claims());
     claims.extend(trouble::claims());
+    claims.extend(web::claims());
     claims
 }
 
@@ -61,6 +64,7 @@ pub fn rows() -> Vec<Trial> {
     rows.extend(managers::rows());
     rows.extend(outages::rows());
     rows.extend(shutdown::rows());
+    rows.extend(web::rows());
     rows
 }
 
@@ -190,6 +194,25 @@ pub fn arrives(mut guest: Guest, image: &[u8]) -> Result<Report> {
     probe.power_off()?;
     let booted = guest.finish(None)?;
     ensure!(!booted.console.contains("panicked"), "{}", booted.console);
+    Ok(report)
+}
+
+/// A machine comes to its real init, streaming, and restarts `after` that in time, while its RAM disk is read.
+pub fn restarts(mut guest: Guest, after: Duration) -> Result<Report> {
+    /// A shutdown, whatever the server and the link are like.
+    const IN_TIME: Duration = Duration::from_secs(15);
+    let Some((mut probe, world)) = guest.probe()? else {
+        let ended = guest.finish(None)?;
+        bail!("the machine came to no real init, but {:?}:\n{}", ended.outcome, ended.console)
+    };
+    let report = report(&world)?;
+    let device = report.image.as_ref().and_then(|image| image.device.clone()).context("no RAM disk in the report")?;
+    equal(&probe.ask(&Request::ReadAlong(device), SOON)?, &Answer::ReadsAlong)?;
+    std::thread::sleep(after);
+    let asked = Instant::now();
+    probe.restart()?;
+    equal(&guest.finish(None)?.outcome, &Outcome::Restarted)?;
+    ensure!(asked.elapsed() < IN_TIME, "it took {:?}", asked.elapsed());
     Ok(report)
 }
 
