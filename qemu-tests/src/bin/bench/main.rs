@@ -20,7 +20,7 @@ const RUNS: usize = 5;
 /// A benchmark: its name, and what measures its rows with so many runs a side.
 type Benchmark = (&'static str, fn(usize) -> Result<Vec<Row>>);
 
-const ALL: [Benchmark; 24] = [
+const ALL: [Benchmark; 25] = [
     ("size", |_| emulated::size()),
     ("init", emulated::init),
     ("ram-100", |runs| emulated::ram("ram-100", 100, runs)),
@@ -35,10 +35,11 @@ const ALL: [Benchmark; 24] = [
     ("stream-100", |runs| stream::start("stream-100", 100, runs)),
     ("stream-1000", |runs| stream::start("stream-1000", 1000, runs)),
     ("stream-whole", stream::whole),
-    ("stream-far-10", |runs| stream::far_away("stream-far-10", Some(10), 16, runs)),
-    ("stream-far-100", |runs| stream::far_away("stream-far-100", Some(100), 64, runs)),
-    ("stream-far-1000", |runs| stream::far_away("stream-far-1000", Some(1000), 256, runs)),
-    ("stream-far-free", |runs| stream::far_away("stream-far-free", None, 512, runs)),
+    ("stream-free", |runs| stream::beside_ram("stream-free", (None, 0), 512, runs)),
+    ("stream-far-10", |runs| stream::beside_ram("stream-far-10", (Some(10), 20), 16, runs)),
+    ("stream-far-100", |runs| stream::beside_ram("stream-far-100", (Some(100), 20), 64, runs)),
+    ("stream-far-1000", |runs| stream::beside_ram("stream-far-1000", (Some(1000), 20), 256, runs)),
+    ("stream-far-free", |runs| stream::beside_ram("stream-far-free", (None, 20), 512, runs)),
     ("page-10", |runs| page::answered("page-10", 10, runs)),
     ("page-100", |runs| page::answered("page-100", 100, runs)),
     ("page-1000", |runs| page::answered("page-1000", 1000, runs)),

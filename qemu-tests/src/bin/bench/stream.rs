@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// How long anything is waited for.
 const LIMIT: Duration = Duration::from_secs(300);
-/// To the server and back, where it is far away.
-const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// From the start of /init to the real init over a wire of so many Mbit/s, for images of several sizes beside one of
 /// 1 MB.
@@ -34,16 +32,21 @@ pub fn start(name: &'static str, mbit: u32, runs: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Where a round trip takes 20 ms: the real init and the whole image, over a wire of so many Mbit/s, beside a boot that
-/// loads it first.
-pub fn far_away(name: &'static str, mbit: Option<u32>, mebibytes: u64, runs: usize) -> Result<Vec<Row>> {
-    let bed = Bed::far_away(mebibytes, mbit, ROUND_TRIP)?;
+/// From the start to the real init and to the whole image, over a wire of so many Mbit/s to a server that many
+/// milliseconds away and back, beside a boot that loads it first.
+pub fn beside_ram(
+    name: &'static str,
+    (mbit, milliseconds): (Option<u32>, u64),
+    mebibytes: u64,
+    runs: usize,
+) -> Result<Vec<Row>> {
+    let bed = Bed::far_away(mebibytes, mbit, Duration::from_millis(milliseconds))?;
     let figures = |booted: Booted| [booted.init, booted.whole];
     let [init, whole] = alternate(runs, || streamed(&bed).map(figures), || loaded(&bed).map(figures))?;
     let wire = mbit.map_or("without a limit".to_owned(), |mbit| format!("at {mbit} Mbit/s"));
     let row = |what: &str, (ours, theirs), budget| Row {
         name,
-        what: format!("stream: start to {what} {mebibytes} MiB {wire}, {} ms away", ROUND_TRIP.as_millis()),
+        what: format!("stream: start to {what} {mebibytes} MiB {wire}, round trips of {milliseconds} ms"),
         unit: Unit::Seconds,
         ours,
         theirs: Some(("rootbeam.mode=ram", theirs)),
