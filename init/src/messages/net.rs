@@ -57,6 +57,8 @@ pub enum NetOrder {
     },
     /// A module was loaded or a device appeared: look for links again, where that was being waited for.
     LinksChanged,
+    /// The booted system runs while the lease is still needed: keep that, and nothing else, for the links are its own now.
+    Share,
     /// The boot is over: stop renewing, leave links and addresses as they are, exit with 0.
     Finish,
 }

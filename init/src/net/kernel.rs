@@ -1,11 +1,11 @@
 //! The kernel's links, addresses and routes over rtnetlink. Every request is bounded in time.
 
 use super::link::Link;
-use super::plan::Step;
+use super::plan::{Present, Step};
 use crate::messages::Route;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
@@ -71,7 +71,8 @@ impl Kernel {
                 let link = LinkUnspec::new_with_index(index).mtu((*mtu).into()).build();
                 bounded(self.handle.link().change(link).execute()).await
             }
-            Step::Clear { but } => self.clear(index, *but).await,
+            Step::Clear { but } => self.clear(index, |there| Some(there.address) != *but).await,
+            Step::Remove { address } => self.remove(index, *address).await,
             Step::Address { address, prefix } => {
                 let request = self.handle.address().add(index, IpAddr::V4(*address), *prefix).replace();
                 bounded(request.execute()).await
@@ -94,25 +95,59 @@ impl Kernel {
         bounded(self.handle.route().add(builder.build()).replace().execute()).await
     }
 
-    async fn clear(&self, index: u32, but: Option<Ipv4Addr>) -> Result<(), i32> {
-        let mut request = self.handle.address().get().set_link_index_filter(index);
-        request.message_mut().header.family = AddressFamily::Inet;
-        let present: Vec<AddressMessage> = bounded(request.execute().try_collect()).await?;
-        for message in present {
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            });
-            if local.is_some() && local != but {
+    /// The IPv4 addresses of a link.
+    pub async fn addresses(&self, index: u32) -> Result<Vec<Present>, i32> {
+        Ok(self.address_messages(index).await?.iter().filter_map(present).collect())
+    }
+
+    /// Removes `address`, as a worker has set it and nobody since.
+    async fn remove(&self, index: u32, address: Ipv4Addr) -> Result<(), i32> {
+        let before = self.address_messages(index).await?;
+        self.clear(index, |there| there.is_own(address)).await?;
+        // With the first address of a network the kernel removes the others of it, unless it is told to promote them
+        // (ip-sysctl, promote_secondaries). Their messages hold what is left of their lifetimes.
+        let left: Vec<Present> = self.addresses(index).await?;
+        for message in before {
+            let Some(there) = present(&message) else { continue };
+            if there.is_own(address) || left.iter().any(|left| left.address == there.address) {
+                continue;
+            }
+            let mut request =
+                self.handle.address().add(index, there.address.into(), message.header.prefix_len).replace();
+            *request.message_mut() = message;
+            bounded(request.execute()).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear(&self, index: u32, which: impl Fn(&Present) -> bool) -> Result<(), i32> {
+        for message in self.address_messages(index).await? {
+            if present(&message).is_some_and(|there| which(&there)) {
                 bounded(self.handle.address().del(message).execute()).await?;
             }
         }
         Ok(())
     }
 
+    async fn address_messages(&self, index: u32) -> Result<Vec<AddressMessage>, i32> {
+        let mut request = self.handle.address().get().set_link_index_filter(index);
+        request.message_mut().header.family = AddressFamily::Inet;
+        bounded(request.execute().try_collect()).await
+    }
+
     async fn messages(&self) -> Result<Vec<LinkMessage>, i32> {
         bounded(self.handle.link().get().execute().try_collect()).await
     }
+}
+
+/// What a message says of an IPv4 address.
+fn present(message: &AddressMessage) -> Option<Present> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    let lasting = message.header.flags.contains(AddressHeaderFlags::Permanent);
+    Some(Present { address, lasting, global: message.header.scope == AddressScope::Universe })
 }
 
 /// Waits for an answer, at most [`REQUEST_LIMIT`]; its error as an error number.

@@ -1,5 +1,7 @@
-//! The story: an order comes, links are watched, the first lease is set, reported and kept until the next order.
+//! The story: an order comes, links are watched, the first lease is set, reported and kept until the next order, which
+//! may be to keep it beside the booted system.
 
+use super::beside;
 use super::dhcp::{Client, Kept, Outcome, Race};
 use super::kernel::Kernel;
 use super::lease::{Terms, fixed};
@@ -11,7 +13,7 @@ use crate::label::Label;
 use crate::messages::{Addressing, Carrier, NetCause, NetNews, NetOrder, Selection};
 use crate::sys::channel::Channel;
 use crate::sys::packet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,6 +27,8 @@ struct Task {
     nameservers: Vec<IpAddr>,
     carrier_limit: Duration,
     lease_limit: Duration,
+    /// Whether the links are the booted system's by now.
+    shared: bool,
 }
 
 /// How an `Up` order went.
@@ -45,15 +49,24 @@ pub async fn run(channel: Channel<NetNews, NetOrder>) -> Result<(), Gone> {
         log::warn!("net: the loopback link was not set up: error {errno}");
     }
     let mut order = line.order().await?;
+    let mut last: Option<Task> = None;
     loop {
         order = match order {
             NetOrder::Finish => return Ok(()),
             NetOrder::LinksChanged => line.order().await?,
+            // It found no lease to keep: the last one was lost at that moment, or is being asked for.
+            NetOrder::Share => match last.as_mut() {
+                Some(task) => {
+                    task.shared = true;
+                    serve(&line, &mut kernel, task).await?
+                }
+                None => line.order().await?,
+            },
             NetOrder::Up { links, addressing, nameservers, carrier_seconds, lease_seconds } => {
                 let carrier_limit = Duration::from_secs(carrier_seconds.into());
                 let lease_limit = Duration::from_secs(lease_seconds.into());
-                let task = Task { links, addressing, nameservers, carrier_limit, lease_limit };
-                serve(&line, &mut kernel, &task).await?
+                let task = Task { links, addressing, nameservers, carrier_limit, lease_limit, shared: false };
+                serve(&line, &mut kernel, last.insert(task)).await?
             }
         };
     }
@@ -68,8 +81,12 @@ async fn serve(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<NetOrder
             line.order().await
         }
         Outset::Up(client, link, terms) => {
+            let ours = terms.lease.address;
             line.tell(NetNews::Up(terms.lease)).await?;
-            hold(line, kernel, client, link).await
+            if task.shared {
+                return beside::share(line, kernel, client, link, ours, &task.nameservers).await;
+            }
+            hold(line, kernel, client, link, ours, &task.nameservers).await
         }
     }
 }
@@ -97,8 +114,8 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
                 Action::Begin(link) => match &task.addressing {
                     Addressing::Static(words) => {
                         let terms = fixed(words, &link, &task.nameservers);
-                        clear_others(kernel, &watch, &link).await;
-                        return Ok(configured(kernel, None, link, terms).await);
+                        clear_others(kernel, &watch, &link, task.shared).await;
+                        return Ok(configured(kernel, None, link, terms, task.shared).await);
                     }
                     Addressing::Dhcp => {
                         if let Err(errno) = packet::probe() {
@@ -127,8 +144,8 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
             outcome = race.next() => match outcome {
                 Outcome::Won(client, terms) => {
                     let link = client.link().clone();
-                    clear_others(kernel, &watch, &link).await;
-                    return Ok(configured(kernel, Some(client), link, terms).await);
+                    clear_others(kernel, &watch, &link, task.shared).await;
+                    return Ok(configured(kernel, Some(client), link, terms, task.shared).await);
                 }
                 Outcome::Unusable(answer) => watch.unusable(answer),
             },
@@ -144,6 +161,8 @@ async fn hold(
     kernel: &mut Kernel,
     mut client: Option<Box<Client>>,
     mut link: Link,
+    mut ours: Ipv4Addr,
+    nameservers: &[IpAddr],
 ) -> Result<NetOrder, Gone> {
     loop {
         let kept = async {
@@ -156,12 +175,14 @@ async fn hold(
             biased;
             order = line.order() => match order? {
                 NetOrder::LinksChanged => {}
+                NetOrder::Share => return beside::share(line, kernel, client, link, ours, nameservers).await,
                 other => return Ok(other),
             },
             kept = kept => match kept {
-                Kept::Renewed(terms) => match configured(kernel, client.take(), link.clone(), terms).await {
+                Kept::Renewed(terms) => match configured(kernel, client.take(), link.clone(), terms, false).await {
                     Outset::Up(same, _, terms) => {
                         client = same;
+                        ours = terms.lease.address;
                         line.tell(NetNews::Renewed(terms.lease)).await?;
                     }
                     Outset::Failed(cause) => {
@@ -193,8 +214,15 @@ async fn hold(
 }
 
 /// Configures `link` by `terms`. A route that the kernel refuses is left out, unless it is the default route.
-async fn configured(kernel: &Kernel, client: Option<Box<Client>>, link: Link, mut terms: Terms) -> Outset {
-    for step in plan::configure(&link, &terms) {
+async fn configured(
+    kernel: &Kernel,
+    client: Option<Box<Client>>,
+    link: Link,
+    mut terms: Terms,
+    shared: bool,
+) -> Outset {
+    let steps = if shared { plan::beside(None, &terms) } else { plan::configure(&link, &terms) };
+    for step in steps {
         let Err(errno) = take(kernel, &link, &step).await else { continue };
         match step {
             Step::Mtu(_) => log::warn!("net: {}: {step}: error {errno}", link.name),
@@ -209,8 +237,11 @@ async fn configured(kernel: &Kernel, client: Option<Box<Client>>, link: Link, mu
 }
 
 /// Takes the addresses off the selected links that were not chosen: an earlier worker, or the kernel's own `ip=`, may
-/// have left some, and replies would leave by the wrong link.
-async fn clear_others(kernel: &Kernel, watch: &Watch, chosen: &Link) {
+/// have left some, and replies would leave by the wrong link. On links that are `shared` they may be the booted system's.
+async fn clear_others(kernel: &Kernel, watch: &Watch, chosen: &Link, shared: bool) {
+    if shared {
+        return;
+    }
     for link in watch.others(chosen.index) {
         forget(kernel, link).await;
     }
@@ -225,7 +256,7 @@ async fn forget(kernel: &Kernel, link: &Link) {
     }
 }
 
-async fn take(kernel: &Kernel, link: &Link, step: &Step) -> Result<(), i32> {
+pub(super) async fn take(kernel: &Kernel, link: &Link, step: &Step) -> Result<(), i32> {
     log::info!("net: {}: {step}", link.name);
     kernel.take(link.index, step).await
 }

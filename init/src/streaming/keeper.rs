@@ -197,6 +197,8 @@ impl Keeper {
     }
 
     fn run(mut self) -> io::Result<()> {
+        // The real init, which has links of its own, is about to run.
+        let _ = self.net.send(&NetOrder::Share);
         while !self.images.is_empty() {
             self.turn()?;
         }

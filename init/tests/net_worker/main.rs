@@ -1,6 +1,7 @@
 //! The net worker of the shipped binary as a process, sandbox included, between real links and a real DHCP server, in network namespaces.
 
 mod bed;
+mod beside;
 mod scripted;
 
 use bed::Bed;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
-    let claims: [(&str, fn()); 20] = [
+    let claims: [(&str, fn()); 22] = [
         ("the_link_with_a_server_wins_and_the_others_stay_without_address", two_links),
         ("a_carrier_that_comes_late_joins", late_carrier),
         ("a_link_that_appears_late_joins", late_link),
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         ("an_unusable_renewal_leaves_the_lease_until_its_end", unusable_renewal),
         ("a_server_that_takes_its_offer_back_is_asked_again", refused_request),
         ("a_lost_lease_is_taken_off_and_a_new_one_found", lost_lease),
+        ("beside_the_booted_system_a_renewal_leaves_other_addresses", beside::renewal),
+        ("beside_the_booted_system_a_lost_lease_is_asked_for_again_unordered", beside::loss),
         ("a_crashed_worker_is_replaced_without_traces", crashed_worker),
         ("an_order_ends_the_one_before", order_replaced),
         ("a_closed_channel_ends_the_worker", closed_channel),

@@ -5,6 +5,7 @@ mod handover;
 mod inits;
 mod kernels;
 mod layers;
+mod leases;
 mod managers;
 mod order;
 mod outages;
@@ -61,6 +62,7 @@ pub fn claims() -> Vec<Trial> {
 pub fn rows() -> Vec<Trial> {
     let mut rows = kernels::rows();
     rows.extend(inits::rows());
+    rows.extend(leases::rows());
     rows.extend(managers::rows());
     rows.extend(outages::rows());
     rows.extend(shutdown::rows());
