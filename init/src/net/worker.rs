@@ -114,8 +114,7 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
                 Action::Begin(link) => match &task.addressing {
                     Addressing::Static(words) => {
                         let terms = fixed(words, &link, &task.nameservers);
-                        clear_others(kernel, &watch, &link, task.shared).await;
-                        return Ok(configured(kernel, None, link, terms, task.shared).await);
+                        return Ok(chosen(kernel, &watch, task, None, link, terms).await);
                     }
                     Addressing::Dhcp => {
                         if let Err(errno) = packet::probe() {
@@ -144,8 +143,7 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
             outcome = race.next() => match outcome {
                 Outcome::Won(client, terms) => {
                     let link = client.link().clone();
-                    clear_others(kernel, &watch, &link, task.shared).await;
-                    return Ok(configured(kernel, Some(client), link, terms, task.shared).await);
+                    return Ok(chosen(kernel, &watch, task, Some(client), link, terms).await);
                 }
                 Outcome::Unusable(answer) => watch.unusable(answer),
             },
@@ -179,18 +177,21 @@ async fn hold(
                 other => return Ok(other),
             },
             kept = kept => match kept {
-                Kept::Renewed(terms) => match configured(kernel, client.take(), link.clone(), terms, false).await {
-                    Outset::Up(same, _, terms) => {
-                        client = same;
-                        ours = terms.lease.address;
-                        line.tell(NetNews::Renewed(terms.lease)).await?;
+                Kept::Renewed(terms) => {
+                    let steps = plan::configure(&link, &terms);
+                    match configured(kernel, client.take(), link.clone(), terms, &steps).await {
+                        Outset::Up(same, _, terms) => {
+                            client = same;
+                            ours = terms.lease.address;
+                            line.tell(NetNews::Renewed(terms.lease)).await?;
+                        }
+                        Outset::Failed(cause) => {
+                            line.tell(NetNews::Failed(cause)).await?;
+                            return line.order().await;
+                        }
+                        Outset::Ordered(order) => return Ok(order),
                     }
-                    Outset::Failed(cause) => {
-                        line.tell(NetNews::Failed(cause)).await?;
-                        return line.order().await;
-                    }
-                    Outset::Ordered(order) => return Ok(order),
-                },
+                }
                 Kept::Lost => {
                     // RFC 2131, 4.4.5: the address may be another's from now on.
                     forget(kernel, &link).await;
@@ -213,20 +214,38 @@ async fn hold(
     }
 }
 
-/// Configures `link` by `terms`. A route that the kernel refuses is left out, unless it is the default route.
+/// Configures the link that was chosen. What is on links that are shared may be the booted system's, and stays.
+async fn chosen(
+    kernel: &Kernel,
+    watch: &Watch,
+    task: &Task,
+    client: Option<Box<Client>>,
+    link: Link,
+    terms: Terms,
+) -> Outset {
+    let steps = if task.shared {
+        plan::beside(None, &terms)
+    } else {
+        clear_others(kernel, watch, &link).await;
+        plan::configure(&link, &terms)
+    };
+    configured(kernel, client, link, terms, &steps).await
+}
+
+/// Takes the steps that configure `link` by `terms`. A route that the kernel refuses is left out, unless it is the default
+/// route.
 async fn configured(
     kernel: &Kernel,
     client: Option<Box<Client>>,
     link: Link,
     mut terms: Terms,
-    shared: bool,
+    steps: &[Step],
 ) -> Outset {
-    let steps = if shared { plan::beside(None, &terms) } else { plan::configure(&link, &terms) };
     for step in steps {
-        let Err(errno) = take(kernel, &link, &step).await else { continue };
+        let Err(errno) = take(kernel, &link, step).await else { continue };
         match step {
             Step::Mtu(_) => log::warn!("net: {}: {step}: error {errno}", link.name),
-            Step::Route { ref route, .. } if route.prefix != 0 => {
+            Step::Route { route, .. } if route.prefix != 0 => {
                 log::warn!("net: {}: {step}: error {errno}", link.name);
                 terms.lease.routes.retain(|kept| kept != route);
             }
@@ -237,11 +256,8 @@ async fn configured(
 }
 
 /// Takes the addresses off the selected links that were not chosen: an earlier worker, or the kernel's own `ip=`, may
-/// have left some, and replies would leave by the wrong link. On links that are `shared` they may be the booted system's.
-async fn clear_others(kernel: &Kernel, watch: &Watch, chosen: &Link, shared: bool) {
-    if shared {
-        return;
-    }
+/// have left some, and replies would leave by the wrong link.
+async fn clear_others(kernel: &Kernel, watch: &Watch, chosen: &Link) {
     for link in watch.others(chosen.index) {
         forget(kernel, link).await;
     }

@@ -363,6 +363,15 @@ fn scripted_lease(seconds: u32) -> Lease {
     Lease { seconds: Some(seconds), ..lease("eth0", 1, 1, ip("10.7.1.77")) }
 }
 
+/// Waits for a renewal by that router; one before may have been on its way.
+fn renewed_by_router(worker: &bed::Worker, router: Ipv4Addr) {
+    let changed = std::iter::repeat_with(|| worker.outcome()).take(3).find(|news| {
+        let NetNews::Renewed(lease) = news else { panic!("not renewed: {news:?}") };
+        lease.routes[0].gateway == Some(router)
+    });
+    assert!(changed.is_some(), "three renewals without the new router");
+}
+
 fn renewal() {
     let bed = Bed::new();
     bed.plug("eth0", 1);
@@ -374,12 +383,7 @@ fn renewal() {
     assert_eq!(worker.outcome(), NetNews::Renewed(scripted_lease(40)));
     assert_eq!((bed.addresses(), bed.routes()), before);
     server.change(|script| script.router = ip("10.7.1.9"));
-    // A renewal may have been on its way.
-    let changed = std::iter::repeat_with(|| worker.outcome()).take(3).find(|news| {
-        let NetNews::Renewed(lease) = news else { panic!("not renewed: {news:?}") };
-        lease.routes[0].gateway == Some(ip("10.7.1.9"))
-    });
-    assert!(changed.is_some(), "three renewals without the new router");
+    renewed_by_router(&worker, ip("10.7.1.9"));
     let routes = [
         "default via 10.7.1.9 dev eth0 proto dhcp src 10.7.1.77",
         "10.7.1.0/24 dev eth0 proto kernel scope link src 10.7.1.77",
