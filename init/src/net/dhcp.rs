@@ -79,14 +79,15 @@ impl Race {
         self.by_link.insert(index, self.clients.spawn(client));
     }
 
-    /// Lets those that just began ask at once: the event loop's clock is set past their [`SPREAD`]. What else waits
-    /// is over that much earlier, once for all of them.
-    pub async fn hurry(&self) {
+    /// Lets those that just began ask at once: the event loop's clock is set past their [`SPREAD`]. By so much, which is
+    /// returned, it is ahead of the time that has passed.
+    pub async fn hurry(&self) -> Duration {
         // What was spawned begins to wait when it is first polled.
         tokio::task::yield_now().await;
         tokio::time::pause();
         tokio::time::advance(SPREAD).await;
         tokio::time::resume();
+        SPREAD
     }
 
     /// Stops asking on the link of that index.

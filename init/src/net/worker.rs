@@ -93,7 +93,7 @@ async fn serve(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<NetOrder
 
 /// Watches links, asks on those with carrier, and configures the first that gets an address.
 async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset, Gone> {
-    let start = Instant::now();
+    let mut start = Instant::now();
     let mut watch = Watch::new(task.links.clone(), task.carrier_limit, task.lease_limit);
     let mut race = Race::new(&task.nameservers);
     loop {
@@ -130,7 +130,8 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
             }
         }
         if began {
-            race.hurry().await;
+            // The limits count time that has passed.
+            start += race.hurry().await;
         }
         let look = Instant::now() + LOOK;
         let next = start.checked_add(watch.deadline()).map_or(look, |deadline| look.min(deadline));

@@ -203,9 +203,12 @@ fn no_lease() {
     bed.plug("eth1", 2);
     bed.connect("eth0");
     let worker = bed.worker();
+    let ordered = Instant::now();
     worker.order(&up(Selection::All, Addressing::Dhcp, 15, 1));
     let cause = NetCause::NoLease { links: vec![label("eth0")], seconds: 1 };
     assert_eq!(worker.outcome(), NetNews::Failed(cause));
+    // Whatever the client's own waits are: a server has all of that time.
+    assert!(ordered.elapsed() >= Duration::from_secs(1), "given up after {:?}", ordered.elapsed());
     assert_eq!(bed.addresses(), ["lo 127.0.0.1/8"]);
     // The same order again, now that there is a server.
     let _server = bed.serve("eth0", 1, "");
