@@ -1,5 +1,6 @@
 //! Image against memory, weighed before the first byte is fetched.
 
+use crate::contract::RING_BYTES;
 use crate::failure::{Failure, Step};
 use crate::settings::values::{Amount, human};
 
@@ -7,7 +8,7 @@ const MIB: u64 = 1 << 20;
 /// The least overlay that a system boots with.
 const LEAST_OVERLAY: u64 = 16 * MIB;
 /// What stays free at the least, where nothing else was said.
-const RESERVE: u64 = 16 * MIB;
+const RESERVE: u64 = 8 * MIB;
 
 /// Memory of the machine, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +17,12 @@ pub struct Memory {
     pub total: u64,
     /// MemAvailable of /proc/meminfo.
     pub available: u64,
+    /// What the initramfs holds until the hand-over and the booted system has.
+    pub given_back: u64,
 }
 
 impl Memory {
-    /// Reads /proc/meminfo (proc_meminfo(5)); none where a line is missing.
+    /// Reads /proc/meminfo (proc_meminfo(5)), as if the initramfs held nothing; none where a line is missing.
     pub fn parse(meminfo: &[u8]) -> Option<Self> {
         let field = |name: &str| {
             let text = std::str::from_utf8(meminfo).ok()?;
@@ -27,7 +30,12 @@ impl Memory {
             let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
             kib.checked_mul(1024)
         };
-        Some(Self { total: field("MemTotal")?, available: field("MemAvailable")? })
+        Some(Self { total: field("MemTotal")?, available: field("MemAvailable")?, given_back: 0 })
+    }
+
+    /// What the booted system shares with its image.
+    fn afterwards(self) -> u64 {
+        self.available.saturating_add(self.given_back)
     }
 }
 
@@ -40,33 +48,25 @@ pub struct Admitted {
     pub warning: Option<String>,
 }
 
-/// Whether an image of `size` bytes fits; the message states the sums and what would fit.
+/// Whether an image of `size` bytes fits; the message states the sums and what would fit. The ring fills while the image
+/// comes; overlay and reserve are wanted when ring and initramfs are gone.
 pub fn weigh(size: u64, memory: Memory, reserve: Option<u64>, overlay: Option<Amount>) -> Result<Admitted, Failure> {
     let reserve = reserve.unwrap_or(RESERVE);
     let held = size.div_ceil(4096).saturating_mul(4096);
-    let needed = held.saturating_add(LEAST_OVERLAY).saturating_add(reserve);
-    if needed > memory.available {
-        let fits = memory.available.saturating_sub(LEAST_OVERLAY).saturating_sub(reserve);
-        return Err(Failure::new(
-            Step::Memory,
-            format!("image of {}", human(size)),
-            format!(
-                "it needs {} (image {} + overlay {} + reserve {}) and {} of {} are available",
-                human(needed),
-                human(held),
-                human(LEAST_OVERLAY),
-                human(reserve),
-                human(memory.available),
-                human(memory.total)
-            ),
-            format!(
-                "give the machine {} more RAM, or an image of at most {}",
-                human(needed - memory.available),
-                human(fits)
-            ),
-        ));
+    let meanwhile = Sum { there: memory.available, beside: RING_BYTES as u64 };
+    let afterwards = Sum { there: memory.afterwards(), beside: LEAST_OVERLAY.saturating_add(reserve) };
+    if afterwards.lacks(held) > 0 && afterwards.lacks(held) >= meanwhile.lacks(held) {
+        let parts = format!("overlay {} + reserve {}", human(LEAST_OVERLAY), human(reserve));
+        let given_back = match memory.given_back {
+            0 => String::new(),
+            held => format!(", {} that the initramfs gives back among them", human(held)),
+        };
+        return Err(afterwards.refuse(size, memory.total, &parts, &given_back));
     }
-    let left = memory.available.saturating_sub(held);
+    if meanwhile.lacks(held) > 0 {
+        return Err(meanwhile.refuse(size, memory.total, &format!("ring {}", human(meanwhile.beside)), ""));
+    }
+    let left = memory.afterwards().saturating_sub(held);
     let limit = overlay.map_or(left / 2, |amount| amount.of(left));
     let comfort = (64 * MIB).saturating_add((128 * MIB).max(memory.total / 20).max(reserve));
     let warning = (left < comfort).then(|| {
@@ -81,38 +81,99 @@ pub fn weigh(size: u64, memory: Memory, reserve: Option<u64>, overlay: Option<Am
     Ok(Admitted { overlay: limit, warning })
 }
 
+/// What must find room at one time of a boot, in bytes.
+#[derive(Clone, Copy)]
+struct Sum {
+    /// Memory there is.
+    there: u64,
+    /// What is held beside the image.
+    beside: u64,
+}
+
+impl Sum {
+    fn needed(self, held: u64) -> u64 {
+        held.saturating_add(self.beside)
+    }
+
+    fn lacks(self, held: u64) -> u64 {
+        self.needed(held).saturating_sub(self.there)
+    }
+
+    fn refuse(self, size: u64, total: u64, parts: &str, remark: &str) -> Failure {
+        let held = size.div_ceil(4096).saturating_mul(4096);
+        Failure::new(
+            Step::Memory,
+            format!("image of {}", human(size)),
+            format!(
+                "it needs {} (image {} + {parts}) and {} of {} are available{remark}",
+                human(self.needed(held)),
+                human(held),
+                human(self.there),
+                human(total)
+            ),
+            format!(
+                "give the machine {} more RAM, or an image of at most {}",
+                human(self.lacks(held)),
+                human(self.there.saturating_sub(self.beside))
+            ),
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
 
+    const MACHINE: Memory = Memory { total: GIB, available: 124 * MIB, given_back: 0 };
+
     #[test]
     fn reads_meminfo_and_nothing_half() {
         let good = b"MemTotal:        2000 kB\nMemFree:          5 kB\nMemAvailable:    1000 kB\n";
-        assert_eq!(Memory::parse(good), Some(Memory { total: 2_048_000, available: 1_024_000 }));
+        assert_eq!(Memory::parse(good), Some(Memory { total: 2_048_000, available: 1_024_000, given_back: 0 }));
         assert_eq!(Memory::parse(b"MemTotal:        2000 kB\n"), None);
         assert_eq!(Memory::parse(b"MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
     }
 
     #[test]
     fn refuses_one_page_above_what_fits_and_takes_what_fits() {
-        let memory = Memory { total: GIB, available: 132 * MIB };
-        assert!(weigh(100 * MIB, memory, None, None).is_ok());
-        let failure = weigh(100 * MIB + 1, memory, None, None).unwrap_err();
+        assert!(weigh(100 * MIB, MACHINE, None, None).is_ok());
+        let failure = weigh(100 * MIB + 1, MACHINE, None, None).unwrap_err();
         assert_eq!(
             failure.to_string(),
-            "FAILED at memory: image of 100.0 MiB: it needs 132.0 MiB (image 100.0 MiB + overlay 16.0 MiB + reserve \
-             16.0 MiB) and 132.0 MiB of 1.0 GiB are available. Remedy: give the machine 4.0 KiB more RAM, or an \
-             image of at most 100.0 MiB."
+            "FAILED at memory: image of 100.0 MiB: it needs 124.0 MiB (image 100.0 MiB + overlay 16.0 MiB + reserve \
+             8.0 MiB) and 124.0 MiB of 1.0 GiB are available. Remedy: give the machine 4.0 KiB more RAM, or an image \
+             of at most 100.0 MiB."
         );
     }
 
     #[test]
+    fn overlay_and_reserve_share_with_the_initramfs_and_the_ring_does_not() {
+        let memory = Memory { available: 118 * MIB, given_back: 6 * MIB, ..MACHINE };
+        assert_eq!(weigh(100 * MIB, memory, None, None).map(|admitted| admitted.overlay), Ok(12 * MIB));
+        let failure = weigh(101 * MIB, memory, None, None).unwrap_err();
+        assert_eq!(
+            failure.cause,
+            "it needs 125.0 MiB (image 101.0 MiB + overlay 16.0 MiB + reserve 8.0 MiB) and 124.0 MiB of 1.0 GiB are \
+             available, 6.0 MiB that the initramfs gives back among them"
+        );
+        let failure = weigh(103 * MIB, memory, Some(0), None).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "FAILED at memory: image of 103.0 MiB: it needs 119.0 MiB (image 103.0 MiB + ring 16.0 MiB) and 118.0 MiB \
+             of 1.0 GiB are available. Remedy: give the machine 1.0 MiB more RAM, or an image of at most 102.0 MiB."
+        );
+        // Of two sums that do not fit, the one that lacks more is told.
+        let failure = weigh(200 * MIB, memory, None, None).unwrap_err();
+        assert!(failure.cause.contains("reserve") && failure.remedy.starts_with("give the machine 100.0 MiB more"));
+    }
+
+    #[test]
     fn warns_where_it_is_tight_and_halves_what_remains() {
-        let comfortable = Memory { total: GIB, available: 292 * MIB };
+        let comfortable = Memory { available: 292 * MIB, ..MACHINE };
         assert_eq!(weigh(100 * MIB, comfortable, None, None), Ok(Admitted { overlay: 96 * MIB, warning: None }));
-        let tight = Memory { available: 291 * MIB, ..comfortable };
+        let tight = Memory { available: 291 * MIB, ..MACHINE };
         let admitted = weigh(100 * MIB, tight, None, Some(Amount::Bytes(MIB))).unwrap();
         assert_eq!(admitted.overlay, MIB);
         assert!(admitted.warning.is_some_and(|w| w.contains("191.0 MiB of 1.0 GiB")));
@@ -120,7 +181,7 @@ mod tests {
 
     #[test]
     fn sizes_near_the_end_of_numbers_are_refused_and_do_not_wrap() {
-        let memory = Memory { total: GIB, available: GIB };
+        let memory = Memory { available: GIB, given_back: u64::MAX, ..MACHINE };
         assert!(weigh(u64::MAX, memory, Some(u64::MAX), None).is_err());
     }
 }

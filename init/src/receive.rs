@@ -12,6 +12,7 @@ use crate::messages::{
 use crate::modules::Modules;
 use crate::network;
 use crate::progress::Progress;
+use crate::root;
 use crate::settings::Settings;
 use crate::settings::values::Mode;
 use crate::streaming;
@@ -190,7 +191,9 @@ impl Download {
             Some(weighed) => weighed.before,
             None => {
                 let now = measure()?;
-                Memory { available: now.available.saturating_sub(streams.to_come()), ..now }
+                // Workers that stay beside the booted system keep the program, and the rest is small.
+                let given_back = if settings.mode == Mode::Ram { root::given_back() } else { 0 };
+                Memory { available: now.available.saturating_sub(streams.to_come()), given_back, ..now }
             }
         };
         let admitted = admission::weigh(bytes, before, settings.reserve, settings.overlay);

@@ -5,9 +5,13 @@ use crate::images::digest;
 use crate::packages::{self, Kernel};
 use crate::places::{cache, once, project, shipped_init, shipped_rootbeam, sum};
 use anyhow::Result;
+use rootbeam_initramfs::inspect::Report;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// /etc/hosts and /etc/resolv.conf.
+const ADDED: u64 = 2;
 
 /// Filesystems and drivers that the host's own kernel has built in, where the namespace bed boots.
 const BUILT_IN: [(&str, &str); 5] = [
@@ -68,6 +72,15 @@ pub fn baseline(kernel: &Kernel) -> Result<PathBuf> {
 pub fn for_any(kernel: &Kernel) -> Result<PathBuf> {
     let arguments = ["--preset", "generic", "--kernel-release", kernel.release.as_str()];
     pack(&format!("any-{}", kernel.release), &kernel.modules, &arguments)
+}
+
+/// Bytes of memory that the hand-over gives back, booted from `archive` in the namespace bed: each of its files takes
+/// whole pages, and so do those that init adds once it has an address.
+pub fn given_back(archive: &Path) -> Result<u64> {
+    const PAGE: u64 = 4096;
+    let files = Report::of(&fs::read(archive)?)?.contents;
+    let files = files.iter().filter(|file| file.mode.starts_with('-')).map(|file| file.size as u64);
+    Ok(files.map(|size| size.next_multiple_of(PAGE)).sum::<u64>() + ADDED * PAGE)
 }
 
 /// Packs once per content of the two programs, per folder of modules and per arguments.

@@ -118,6 +118,11 @@ pub fn dress(root: &Root, lease: &Lease, product_uuid: &str) {
     }
 }
 
+/// Bytes of memory that [`enter`] will set free.
+pub fn given_back() -> u64 {
+    Root::open(Path::new("/")).map_or(0, |initramfs| initramfs.memory_of_content())
+}
+
 /// Switches into [`SYSROOT`] and deletes the initramfs's files; returns how many entries went.
 pub fn enter() -> Result<u64, Failure> {
     let failed =

@@ -61,7 +61,7 @@ pub const OPTIONS: [OptionInfo; 19] = [
         "While streaming, for so long record what the booted system reads first, for `rootbeam trace`",
     ),
     option("rootbeam.overlay.size", "SIZE|N%", "half of what the image leaves", "Limit of the writable layer in RAM"),
-    option("rootbeam.reserve", "SIZE", "16M", "RAM that must stay free beside image and overlay"),
+    option("rootbeam.reserve", "SIZE", "8M", "RAM that must stay free beside image and overlay"),
     option(
         "rootbeam.on-failure",
         "retry|reboot[:SECONDS]|poweroff|halt|shell",

@@ -6,6 +6,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+/// Magic numbers of the file systems that live in memory (statfs(2)).
+const RAMFS: u32 = 0x8584_58f6;
+const TMPFS: u32 = 0x0102_1994;
+/// A directory itself, not what a link leads to.
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Depth is bounded so that a deep tree cannot exhaust the stack of PID 1.
+const DEPTH: u32 = 64;
+
 /// A directory by descriptor; paths below it are resolved as if it were `/`, so that absolute links and `..` stay
 /// inside (openat2(2), RESOLVE_IN_ROOT).
 #[derive(Debug)]
@@ -124,11 +132,22 @@ impl Root {
         }
     }
 
+    /// Bytes of memory that everything below this directory on its own device holds: what [`Root::delete_content`] sets
+    /// free. Nothing where that is no file system in memory.
+    pub fn memory_of_content(&self) -> u64 {
+        let Ok(kind) = rustix::fs::fstatfs(&self.0) else { return 0 };
+        let Ok(facts) = rustix::fs::fstat(&self.0) else { return 0 };
+        match u32::try_from(kind.f_type) {
+            Ok(RAMFS | TMPFS) => memory_below(self.0.as_fd(), facts.st_dev, DEPTH),
+            _ => 0,
+        }
+    }
+
     /// Deletes everything below this directory that lies on its own device, and returns how many entries went.
     /// Mounts below it are left alone, as is what cannot be deleted.
     pub fn delete_content(self) -> u64 {
         let Ok(facts) = rustix::fs::fstat(&self.0) else { return 0 };
-        delete_below(self.0.as_fd(), facts.st_dev, 64)
+        delete_below(self.0.as_fd(), facts.st_dev, DEPTH)
     }
 }
 
@@ -140,7 +159,27 @@ pub fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
     Ok(rustix::fs::chmod(to, Mode::from_raw_mode(facts.st_mode & 0o7777))?)
 }
 
-/// Depth is bounded so that a deep tree cannot exhaust the stack of PID 1.
+/// Both count pages in `st_blocks` (simple_getattr and shmem_getattr of the kernel).
+fn memory_below(directory: BorrowedFd<'_>, device: u64, depth: u32) -> u64 {
+    let Ok(entries) = Dir::read_from(directory) else { return 0 };
+    let mut held = 0;
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let Ok(facts) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        if name == c"." || name == c".." || facts.st_dev != device {
+            continue;
+        }
+        held += u64::try_from(facts.st_blocks).unwrap_or(0) * 512;
+        if FileType::from_raw_mode(facts.st_mode).is_dir()
+            && let (Some(depth), Ok(below)) =
+                (depth.checked_sub(1), rustix::fs::openat(directory, name, FOLDER, Mode::empty()))
+        {
+            held += memory_below(below.as_fd(), device, depth);
+        }
+    }
+    held
+}
+
 fn delete_below(directory: BorrowedFd<'_>, device: u64, depth: u32) -> u64 {
     let Ok(entries) = Dir::read_from(directory) else { return 0 };
     let mut deleted = 0;
@@ -162,9 +201,8 @@ fn delete_entry(directory: BorrowedFd<'_>, name: &CStr, device: u64, depth: u32)
     if !FileType::from_raw_mode(facts.st_mode).is_dir() {
         return u64::from(rustix::fs::unlinkat(directory, name, AtFlags::empty()).is_ok());
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut deleted = 0;
-    if let (Some(depth), Ok(below)) = (depth.checked_sub(1), rustix::fs::openat(directory, name, flags, Mode::empty()))
+    if let (Some(depth), Ok(below)) = (depth.checked_sub(1), rustix::fs::openat(directory, name, FOLDER, Mode::empty()))
     {
         deleted = delete_below(below.as_fd(), device, depth);
     }
@@ -187,6 +225,17 @@ mod tests {
             assert_eq!(root.look(Path::new(path)).unwrap().map(|l| l.head), Some(b"yes".to_vec()), "{path}");
         }
         assert_eq!(root.look(Path::new("/etc/passwd")).unwrap(), None);
+    }
+
+    #[test]
+    fn counts_the_pages_of_files_in_memory_only() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/two-pages"), [1; 4097]).unwrap();
+        std::fs::write(dir.path().join("one-page"), [1]).unwrap();
+        symlink("/", dir.path().join("root")).unwrap();
+        assert_eq!(Root::open(dir.path()).unwrap().memory_of_content(), 3 * 4096);
+        assert_eq!(Root::open(Path::new("/proc")).unwrap().memory_of_content(), 0);
     }
 
     #[test]

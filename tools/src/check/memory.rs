@@ -4,7 +4,7 @@ use super::verdict::{About, Verdict};
 use crate::image::show;
 use rootbeam_init::admission::{Memory, weigh};
 use rootbeam_init::settings::Settings;
-use rootbeam_init::settings::values::human;
+use rootbeam_init::settings::values::{Mode, human};
 
 const MEMORY: About = About::Memory;
 const MIB: u64 = 1 << 20;
@@ -57,7 +57,8 @@ pub fn judge(image: u64, layers: &[u64], machine: Option<Machine>, settings: &Se
             human(needed)
         ));
     };
-    let memory = Memory { total: machine.ram, available: machine.available() };
+    let given_back = if settings.mode == Mode::Ram { machine.initramfs } else { 0 };
+    let memory = Memory { total: machine.ram, available: machine.available(), given_back };
     let estimate =
         format!("of {} about {} are estimated to be available", human(memory.total), human(memory.available));
     match weigh(size, memory, settings.reserve, settings.overlay) {
@@ -100,7 +101,7 @@ mod tests {
         let refused = judged(100 * MIB, 180 * MIB);
         assert_eq!(refused.level, Level::Failure);
         assert!(
-            refused.text.starts_with("image of 100.0 MiB: it needs 132.0 MiB (image 100.0 MiB + "),
+            refused.text.starts_with("image of 100.0 MiB: it needs 116.0 MiB (image 100.0 MiB + ring "),
             "{}",
             refused.text
         );
@@ -114,11 +115,11 @@ mod tests {
             let machine = Machine { ram: 300 * MIB, kernel: Some(8 * MIB), initramfs: 10 * MIB };
             judge(50 * MIB, layers, Some(machine), &settings)
         };
-        // 205.5 MiB are available: 173.5 and the 32 that stay.
-        assert_eq!(several(&[MIB, 122 * MIB]).level, Level::Warning);
-        let refused = several(&[2 * MIB, 122 * MIB]);
+        // 205.5 MiB are available: 189.5 and the ring.
+        assert_eq!(several(&[MIB, 138 * MIB]).level, Level::Warning);
+        let refused = several(&[2 * MIB, 138 * MIB]);
         assert_eq!(refused.level, Level::Failure);
-        let begins = "The image with its 2 layers: image of 174.0 MiB: it needs 206.0 MiB";
+        let begins = "The image with its 2 layers: image of 190.0 MiB: it needs 206.0 MiB";
         assert!(refused.text.starts_with(begins), "{}", refused.text);
         assert_eq!(several(&[u64::MAX, u64::MAX]).level, Level::Failure);
         assert_eq!(judge(MIB, &[], None, &settings).level, Level::Ok);

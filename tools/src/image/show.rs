@@ -37,7 +37,8 @@ const MIB: u64 = 1 << 20;
 /// Memory that a boot wants to find available before it fetches an image: the bounds of its admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Below this a boot is refused: image + 16 MiB of overlay + 16 MiB of reserve.
+    /// Below this a boot is refused: image + 16 MiB of overlay + 8 MiB of reserve. In RAM mode it may be less by what the
+    /// initramfs gives back, but not less than the image + 16 MiB.
     pub refused_below: u64,
     /// Below this a boot goes on with a warning: image + 64 MiB + the larger of 128 MiB and 5 %.
     pub warned_below: u64,
@@ -52,7 +53,7 @@ impl Memory {
         // Five percent of memory exceed 128 MiB only in machines of more than 2560 MiB: x = sum + x / 20.
         let twentieth = (u128::from(sum) * 20).div_ceil(19).try_into().unwrap_or(u64::MAX);
         Self {
-            refused_below: size.saturating_add(32 * MIB),
+            refused_below: size.saturating_add(24 * MIB),
             warned_below: (sum.saturating_add(128 * MIB)).max(twentieth),
         }
     }
@@ -216,7 +217,7 @@ mod tests {
 
     /// Whether a boot of a machine with so much memory, all of it available, is admitted, and whether with a warning.
     fn boot(size: u64, available: u64) -> Option<bool> {
-        let memory = admission::Memory { total: available, available };
+        let memory = admission::Memory { total: available, available, given_back: 0 };
         admission::weigh(size, memory, None, None).ok().map(|admitted| admitted.warning.is_some())
     }
 

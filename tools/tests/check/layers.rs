@@ -86,8 +86,8 @@ fn a_layer_needs_memory_drivers_and_its_own_place() {
     let (archive, server) = (scene.pack(&[]), scene.serve());
     let url = |name: &str| format!("http://{}/{name}.squashfs", server.address());
     let image = format!("rootbeam.image={}", url("web"));
-    only(check(&archive, &image, &["--ram", "130M"], false), 4, "memory is tight");
-    let (code, found) = check(&archive, &format!("{image} rootbeam.layer={}", url("noise")), &["--ram", "130M"], false);
+    only(check(&archive, &image, &["--ram", "124M"], false), 4, "memory is tight");
+    let (code, found) = check(&archive, &format!("{image} rootbeam.layer={}", url("noise")), &["--ram", "124M"], false);
     assert_eq!((code, found.len()), (3, 2), "{found:#?}");
     let lacking =
         format!("failure drivers The layer {} is compressed with xz, which the squashfs of kernel 6.1", url("noise"));

@@ -61,7 +61,7 @@ fn wrong_options_and_memory_are_told() {
     only(check(&archive, &format!("{image} rootbeam.on-failure=shell"), &[], false), 4, "the archive has no shell");
     let blacklisted = check(&archive, &format!("{image} modprobe.blacklist=overlay"), &[], false);
     only(blacklisted, 3, "overlay is needed, and overlay is blacklisted");
-    only(check(&archive, &image, &["--ram", "80M"], false), 3, "image of 4.0 KiB: it needs 32.0 MiB");
+    only(check(&archive, &image, &["--ram", "80M"], false), 3, "image of 4.0 KiB: it needs 24.0 MiB");
     only(check(&archive, &image, &["--ram", "200M"], false), 4, "memory is tight");
     let (code, found) = check(&archive, "quiet", &[], false);
     assert_eq!(code, 3);

@@ -90,12 +90,6 @@ impl Duel {
         self.boot(&self.ours)
     }
 
-    /// The same where the operator lets the image have what the admission keeps free.
-    pub fn ours_without_reserve(&self) -> Result<Option<Reached>> {
-        let (archive, words) = &self.ours;
-        self.boot(&(archive.clone(), format!("{words} rootbeam.reserve=0")))
-    }
-
     /// Boots by the baseline; none where it did not reach its real init.
     pub fn theirs(&self) -> Result<Option<Reached>> {
         self.boot(&self.theirs)

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::settings::values::human;
+use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::images::published;
 use rootbeam_qemu_tests::images::{self, Tree};
@@ -128,25 +129,43 @@ fn same_size() -> Result<()> {
 
 fn memory() -> Result<()> {
     const MIB: u64 = 1 << 20;
-    let image = images::probe_with_noise(24 << 20)?;
+    let image = images::probe_with_noise(30 << 20)?;
     let size = std::fs::metadata(&image)?.len();
     let folder = published(&image, "web.squashfs")?;
     let scene = Scene::of(Site::new().folder(folder.path())?)?;
-    let booted = scene.machine("")?.memory(50).run()?;
+    let booted = scene.machine("")?.memory(45).run()?;
     let held = size.next_multiple_of(4096);
-    let needed = held + 32 * MIB;
+    let needed = held + 24 * MIB;
+    let given_back = archives::given_back(&archives::for_namespaces()?)?;
+    let available = 45 * MIB + given_back;
     let diagnosis = format!(
-        "FAILED at memory: image of {}: it needs {} (image {} + overlay 16.0 MiB + reserve 16.0 MiB) and 50.0 MiB of \
-         50.0 MiB are available. Remedy: give the machine {} more RAM, or an image of at most 18.0 MiB.",
+        "FAILED at memory: image of {}: it needs {} (image {} + overlay 16.0 MiB + reserve 8.0 MiB) and {} of \
+         45.0 MiB are available, {} that the initramfs gives back among them. Remedy: give the machine {} more RAM, or \
+         an image of at most {}.",
         human(size),
         human(needed),
         human(held),
-        human(needed - 50 * MIB),
+        human(available),
+        human(given_back),
+        human(needed - available),
+        human(available - 24 * MIB),
     );
     refused(&booted, &diagnosis)?;
     equal(&scene.http.sent(PATH), &0)?;
-    // Sixteen MiB less in reserve, and it fits: what was said is what counts.
-    let booted = scene.machine("rootbeam.reserve=1")?.memory(50).run()?;
+    // Without the reserve its system would fit, and so would it, but not together with the ring.
+    let booted = scene.machine("rootbeam.reserve=0")?.memory(45).run()?;
+    let diagnosis = format!(
+        "FAILED at memory: image of {}: it needs {} (image {} + ring 16.0 MiB) and 45.0 MiB of 45.0 MiB are available. \
+         Remedy: give the machine {} more RAM, or an image of at most 29.0 MiB.",
+        human(size),
+        human(held + 16 * MIB),
+        human(held),
+        human(held - 29 * MIB),
+    );
+    refused(&booted, &diagnosis)?;
+    equal(&scene.http.sent(PATH), &0)?;
+    // Five MiB more, and it fits: what was said is what counts.
+    let booted = scene.machine("rootbeam.reserve=0")?.memory(50).run()?;
     ensure!(booted.world()?.mount("/").is_some_and(|root| root.kind == "overlay"), "{}", booted.console);
     Ok(())
 }

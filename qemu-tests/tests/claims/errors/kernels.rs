@@ -102,19 +102,23 @@ fn memory() -> Result<()> {
     let [diagnosis] = diagnoses(&booted.console)[..] else { anyhow::bail!("{}", booted.console) };
     let sums = diagnosis
         .strip_prefix(
-            "FAILED at memory: image of 1.0 GiB: it needs 1.0 GiB (image 1.0 GiB + overlay 16.0 MiB + reserve 16.0 MiB) \
+            "FAILED at memory: image of 1.0 GiB: it needs 1.0 GiB (image 1.0 GiB + overlay 16.0 MiB + reserve 8.0 MiB) \
              and ",
         )
         .context("not the sums")?;
     let (available, rest) = sums.split_once(" MiB of ").context("not what is available")?;
-    let (total, rest) = rest.split_once(" MiB are available. Remedy: give the machine ").context("not the total")?;
+    let (total, rest) = rest.split_once(" MiB are available, ").context("not the total")?;
+    let (given_back, rest) = rest
+        .split_once(" MiB that the initramfs gives back among them. Remedy: give the machine ")
+        .context("not what is given back")?;
     let (more, fits) = rest.split_once(" MiB more RAM, or an image of at most ").context("not what is missing")?;
     let number = |text: &str| text.parse::<f64>().with_context(|| format!("not a number: {text}"));
     let (available, total, more) = (number(available)?, number(total)?, number(more)?);
+    ensure!((5.0..12.0).contains(&number(given_back)?), "{diagnosis}");
     let fits = number(fits.strip_suffix(" MiB.").context("not what would fit")?)?;
     ensure!((400.0..512.0).contains(&total) && available < total, "{diagnosis}");
     // Each number is rounded to a tenth.
-    ensure!((available + more - 1056.0).abs() < 0.3 && (fits + 32.0 - available).abs() < 0.3, "{diagnosis}");
+    ensure!((available + more - 1048.0).abs() < 0.3 && (fits + 24.0 - available).abs() < 0.3, "{diagnosis}");
     // Without a manifest the size comes with the first bytes; they wait in the ring and are dropped.
     ensure!(http.sent(PATH) < 32 * MIB, "{} bytes were fetched", http.sent(PATH));
     Ok(())
