@@ -49,6 +49,8 @@ pub const CLIENT_KEY: &str = "etc/rootbeam/client.key";
 pub const TOKEN: &str = "etc/rootbeam/token";
 /// Time servers of the lease, an address a line: written during the boot, not packed.
 pub const TIME_SERVERS: &str = "etc/rootbeam/time-servers";
+/// What the C library's resolver reads: written during the boot, and anew with each lease, not packed.
+pub const RESOLVER: &str = "etc/resolv.conf";
 /// A statically linked busybox; there only where the packer was told `--shell`.
 pub const SHELL: &str = "bin/busybox";
 /// Build time of the archive in seconds since 1970, decimal: the wall clock is raised to it.
@@ -93,6 +95,8 @@ pub mod fd {
     pub const PROGRAM: i32 = 7;
     /// The workers' folder in /run (keeper only).
     pub const FOLDER: i32 = 8;
+    /// `RESOLVER`, to be written (keeper only).
+    pub const RESOLVER: i32 = 9;
     /// /run (keeper only).
     pub const RUN: i32 = 11;
     /// What restarts the machine (keeper only, where it is to).

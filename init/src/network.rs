@@ -121,7 +121,7 @@ pub fn resolv_conf(domain: Option<&Label>, servers: &[IpAddr]) -> String {
 /// Writes what the fetch worker reads of the lease, before it is started: for its resolver, and whom to ask the time.
 pub fn write_resolver(lease: &Lease) {
     for (path, text) in [
-        ("etc/resolv.conf", resolv_conf(lease.domain.as_ref(), &lease.dns)),
+        (contract::RESOLVER, resolv_conf(lease.domain.as_ref(), &lease.dns)),
         // glibc knows `localhost` from here only.
         ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
         (contract::TIME_SERVERS, lease.time_servers.iter().map(|server| format!("{server}\n")).collect()),

@@ -64,7 +64,7 @@ pub fn fetch() -> ExitCode {
         Tenure::Boot => Tenure::Boot,
         // Its resolver's files; the others it has read.
         Tenure::Beyond(_) => {
-            let files = ["etc/resolv.conf", "etc/hosts", contract::TIME_SERVERS];
+            let files = [contract::RESOLVER, "etc/hosts", contract::TIME_SERVERS];
             Tenure::Beyond(files.into_iter().flat_map(outlive::gather).collect())
         }
     };

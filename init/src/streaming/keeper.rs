@@ -6,9 +6,10 @@ use super::ending::{self, Ending};
 use super::trace::Recorder;
 use super::{FOLDER, PIDS, PROGRAM, STATUS, TRACE};
 use crate::boot_order::Subject;
-use crate::contract::{fd, role};
+use crate::contract::{RESOLVER, fd, role};
 use crate::crew::Fetcher;
 use crate::messages::{KeeperNews, KeeperOrder, Left, NetNews, NetOrder, StoreNews, StoreOrder, Tally};
+use crate::network;
 use crate::settings::Settings;
 use crate::settings::source::Source;
 use crate::settings::values::StreamStall;
@@ -19,8 +20,10 @@ use crate::sys::machine::Restart;
 use crate::sys::tree::Root;
 use crate::sys::worker::{Program, Worker};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -61,6 +64,8 @@ struct Keeper {
     folder: Root,
     /// What a sysvinit tells its run level in.
     run: Root,
+    /// What the fetch workers' names are found by.
+    resolver: File,
     ending: Ending,
     /// After that a read fails, while the system runs.
     eio: Option<u32>,
@@ -181,6 +186,7 @@ impl Keeper {
             net: Channel::from_fd(inherited::take(fd::NET_CHANNEL)?),
             folder: Root::from_fd(inherited::take(fd::FOLDER)?),
             run: Root::from_fd(inherited::take(fd::RUN)?),
+            resolver: inherited::take(fd::RESOLVER)?.into(),
             ending: Ending::default(),
             eio: match settings.stream_stall {
                 StreamStall::Eio(seconds) => Some(seconds),
@@ -217,8 +223,9 @@ impl Keeper {
             let released = self.images.remove(place);
             self.whole.push(released.finish());
         }
-        // What the net worker says of leases is of no use any more: it keeps the one there is.
-        while let Received::Message(..) = self.net.receive()? {}
+        while let Received::Message(news, _) = self.net.receive()? {
+            self.heed(&news);
+        }
         let now = Instant::now();
         if let (Some((limit, restart)), Some(since)) = (&self.reboot, self.waits())
             && now.saturating_duration_since(since) + LONG >= *limit
@@ -238,6 +245,20 @@ impl Keeper {
         let stores = self.images.iter().map(|image| image.store.as_fd());
         let watched: Vec<_> = stores.chain(self.images.iter().filter_map(|image| image.fetcher.watched())).collect();
         wait(&watched, bound).map(drop)
+    }
+
+    /// The net worker keeps the lease by itself; what it says of it is written down for the fetch workers.
+    fn heed(&self, news: &NetNews) {
+        let NetNews::Renewed(lease) = news else { return };
+        if lease.dns.is_empty() {
+            return;
+        }
+        let text = network::resolv_conf(lease.domain.as_ref(), &lease.dns);
+        // In place: the workers' roots show this very file. It never is without a server.
+        let written = self.resolver.write_all_at(text.as_bytes(), 0);
+        if let Err(error) = written.and_then(|()| self.resolver.set_len(text.len() as u64)) {
+            log::warn!("{}: {RESOLVER}: {error}", role::KEEPER);
+        }
     }
 
     /// Since when something waits to be read.

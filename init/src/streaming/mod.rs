@@ -9,7 +9,7 @@ pub mod streams;
 mod trace;
 mod warm;
 
-use crate::contract::{fd, role};
+use crate::contract::{RESOLVER, fd, role};
 use crate::failure::{Failure, Step};
 use crate::image;
 use crate::messages::{ImageFacts, Trust};
@@ -19,7 +19,7 @@ use crate::settings::values::{Mode, StreamStall};
 use crate::sys::machine::Restart;
 use crate::sys::worker::Program;
 use crate::sys::{mounts, sandbox};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -73,6 +73,8 @@ pub struct Tools {
     folder: File,
     /// Where a sysvinit tells its run level.
     run: File,
+    /// What the workers' names are found by.
+    resolver: File,
     /// What restarts the machine, where that is asked for.
     restart: Option<Restart>,
 }
@@ -81,21 +83,24 @@ impl Tools {
     /// Each with the number that it has in the keeper.
     pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, i32)> {
         let restart = self.restart.iter().map(|restart| (restart.as_fd(), fd::RESTART));
-        [(self.folder.as_fd(), fd::FOLDER), (self.run.as_fd(), fd::RUN)].into_iter().chain(restart).collect()
+        let always = [(&self.folder, fd::FOLDER), (&self.run, fd::RUN), (&self.resolver, fd::RESOLVER)];
+        always.into_iter().map(|(file, number)| (file.as_fd(), number)).chain(restart).collect()
     }
 }
 
 /// Opens what the keeper works with.
 pub fn tools(settings: &Settings) -> Result<Tools, Failure> {
-    let open = |path: &str| {
-        File::open(path)
-            .map_err(|e| Failure::new(Step::Worker, path, e.to_string(), "report this as a bug, with the log"))
+    let failed = |path: &str, e: &io::Error| {
+        Failure::new(Step::Worker, path, e.to_string(), "report this as a bug, with the log")
     };
+    let open = |path: &str| File::open(path).map_err(|e| failed(path, &e));
+    let resolver = OpenOptions::new().write(true).create(true).truncate(false).open(Path::new("/").join(RESOLVER));
+    let resolver = resolver.map_err(|e| failed(RESOLVER, &e))?;
     let restart = match settings.stream_stall {
         StreamStall::Reboot(_) => Some(restart()?),
         StreamStall::Wait | StreamStall::Eio(_) => None,
     };
-    Ok(Tools { folder: open(FOLDER)?, run: open(RUN)?, restart })
+    Ok(Tools { folder: open(FOLDER)?, run: open(RUN)?, resolver, restart })
 }
 
 fn restart() -> Result<Restart, Failure> {

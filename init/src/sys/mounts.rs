@@ -118,6 +118,15 @@ pub fn make_read_only(path: &Path, flags: MountFlags) -> io::Result<()> {
     Ok(rustix::mount::mount_remount(path, flags | rustix::mount::MountFlags::RDONLY, c"")?)
 }
 
+/// Shows the file `from` in place of the file `to`, read-only there and with these other flags.
+pub fn show(from: &Path, to: &Path, flags: MountFlags) -> io::Result<()> {
+    rustix::mount::mount_bind(from, to)?;
+    let flags = rustix::mount::MountFlags::from_bits_retain(u32::try_from(flags.bits()).unwrap_or(0));
+    // Flags of this mount alone; without BIND they would be the filesystem's (mount(2)).
+    let own = rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY;
+    Ok(rustix::mount::mount_remount(to, flags | own, c"")?)
+}
+
 /// Takes `path` out of the mount tree at once; it ends when nothing uses it any more.
 pub fn detach(path: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(path, UnmountFlags::DETACH)?)

@@ -2,6 +2,7 @@
 //! memory away while it is the one who frees others'.
 
 use super::mounts::{self, MountFlags};
+use crate::contract::RESOLVER;
 use rustix::mm::MlockAllFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
@@ -68,7 +69,8 @@ pub fn hold_memory() {
 }
 
 /// Gives this process, single-threaded and still privileged, a root of its own: read-only, of `files` alone, which belong
-/// to user and group `owner`. No other mount is left in sight; it goes with the last process in it.
+/// to user and group `owner`. No other mount is left in sight but that of `RESOLVER`, where it is one of the files: it stays the
+/// present root's own, so that what a later lease says is read. It goes with the last process in it.
 pub fn seclude(files: &[RootFile], owner: u32) -> io::Result<()> {
     // SAFETY: NEWNS touches no memory and no descriptor table; the process is single-threaded.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
@@ -88,6 +90,9 @@ pub fn seclude(files: &[RootFile], owner: u32) -> io::Result<()> {
         let mut file = options.write(true).create_new(true).mode(0o400).open(&path)?;
         io::Write::write_all(&mut file, bytes)?;
         chown(&path, Some(owner), Some(owner))?;
+    }
+    if files.iter().any(|(path, _)| path == Path::new(RESOLVER)) {
+        mounts::show(&Path::new("/").join(RESOLVER), &Path::new(PLACE).join(RESOLVER), flags)?;
     }
     mounts::make_read_only(Path::new(PLACE), flags)?;
     mounts::go_to(Path::new(PLACE))?;

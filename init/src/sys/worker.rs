@@ -6,7 +6,7 @@ use nix::fcntl::AtFlags;
 use nix::unistd::{ForkResult, execveat};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -59,8 +59,13 @@ impl std::fmt::Display for Exit {
 /// Descriptor numbers from here on are used while a child is being prepared.
 const HIGH: RawFd = 64;
 
-/// Starts `role` with each `(descriptor, number)` open at that number, descriptors 0 to 2 as they are here and an
-/// empty environment (a proxy named on the kernel command line must not reach the fetch worker by accident).
+/// The only word of a worker's environment: glibc is not to copy by `rep movsb` (glibc manual, Hardware Capability
+/// Tunables), which an emulated processor does byte by byte. There an image of 100 MB comes in 8 % less time; on a real
+/// processor no difference was seen.
+const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=1073741824");
+
+/// Starts `role` with each `(descriptor, number)` open at that number, descriptors 0 to 2 as they are here and no word
+/// of this process's environment (a proxy named on the kernel command line must not reach the fetch worker by accident).
 /// The calling process is single-threaded.
 pub fn start(program: &Program, role: &str, descriptors: &[(BorrowedFd<'_>, RawFd)]) -> io::Result<Worker> {
     // Out of the way of the numbers to come: dup2 onto one that is still a source would lose it.
@@ -73,11 +78,12 @@ pub fn start(program: &Program, role: &str, descriptors: &[(BorrowedFd<'_>, RawF
         Program::Open(file) => rustix::io::fcntl_dupfd_cloexec(file, HIGH)?,
     };
     let name = CString::new(role)?;
+    let (tunable, value) = TUNABLES;
+    let environment = CString::new(format!("{tunable}={value}"))?;
     let run = || {
         let placed = place(&sources).and_then(|()| sandbox::leave_root());
-        let nothing: [&CStr; 0] = [];
         // Returns only where it fails, and then the status is all that anybody learns.
-        let _ = placed.is_ok().then(|| execveat(&file, c"", &[&name], &nothing, AtFlags::AT_EMPTY_PATH));
+        let _ = placed.is_ok().then(|| execveat(&file, c"", &[&name], &[&environment], AtFlags::AT_EMPTY_PATH));
         FAILED_START
     };
     fork(run)
@@ -105,7 +111,7 @@ pub fn fork(work: impl FnOnce() -> i32) -> io::Result<Worker> {
 
 fn start_own(role: &str, sources: Vec<(OwnedFd, RawFd)>) -> io::Result<Worker> {
     let mut command = std::process::Command::new("/proc/self/exe");
-    command.arg0(role).env_clear().current_dir("/");
+    command.arg0(role).env_clear().envs([TUNABLES]).current_dir("/");
     // SAFETY: `place` only makes system calls that are async-signal-safe; it neither allocates nor locks.
     unsafe { command.pre_exec(move || place(&sources)) };
     let child = command.spawn()?;

@@ -10,8 +10,10 @@ use rootbeam_qemu_tests::claim::{equal, row};
 use rootbeam_qemu_tests::images;
 use rootbeam_qemu_tests::netns::{self, Dhcp, Guest, Network};
 use rootbeam_qemu_tests::outcome::Outcome;
+use rootbeam_qemu_tests::servers::dns::{DnsServer, Refusal};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rootbeam_qemu_tests::servers::site::Site;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Seconds; dnsmasq has no shorter ones.
@@ -23,13 +25,14 @@ const HELD_BACK: u64 = SIZE - (1 << 20);
 const PATIENCE: Duration = Duration::from_secs(LEASE as u64 + 30);
 
 pub fn rows() -> Vec<Trial> {
-    let row = |name, check: fn(&mut Scene, &Guest) -> Result<()>| {
+    let beside = |name, check: fn(&mut Scene, &Guest) -> Result<()>| {
         row(name, &[netns::available], move || streamed_beside(check))
     };
     vec![
-        row("streaming: a renewed lease leaves the addresses that the booted system has added", added),
-        row("streaming: a renewed lease does not bring back the address that a network manager replaced", replaced),
-        row("streaming: a lease that ends is asked for again, and its address alone is taken away", ended),
+        beside("streaming: a renewed lease leaves the addresses that the booted system has added", added),
+        beside("streaming: a renewed lease does not bring back the address that a network manager replaced", replaced),
+        row("streaming: the name servers of a renewed lease are asked from then on", &[netns::available], names),
+        beside("streaming: a lease that ends is asked for again, and its address alone is taken away", ended),
     ]
 }
 
@@ -70,13 +73,22 @@ fn wait_acknowledged(network: &Network, nth: usize) -> Result<()> {
 
 /// A machine that streams an image of which a part does not come while `check` looks at it; then the image comes.
 fn streamed_beside(check: fn(&mut Scene, &Guest) -> Result<()>) -> Result<()> {
+    let network = Network::silent()?.dhcp(Dhcp { lease: LEASE, ..Dhcp::default() })?;
+    streamed_on(network, "", check)
+}
+
+/// The same on `network` with more words on the command line.
+fn streamed_on(
+    network: Network,
+    words: &'static str,
+    check: impl FnOnce(&mut Scene, &Guest) -> Result<()>,
+) -> Result<()> {
     let image = images::probe_of(SIZE, 11)?;
     let folder = images::published_bytes(&image, PATH.trim_start_matches('/'))?;
-    let network = Network::silent()?.dhcp(Dhcp { lease: LEASE, ..Dhcp::default() })?;
     let http = network.http(Site::new().folder(folder.path())?)?;
     let http =
         http.faults([Fault::Rate(RATE), Fault::StallAt(HELD_BACK)].map(|fault| Rule::of(PATH, When::Always, fault)));
-    let mut scene = Scene { image, network, http, words: "", _folder: folder };
+    let mut scene = Scene { image, network, http, words, _folder: folder };
     let (guest, mut probe, _) = scene.boot()?;
     let checked = (|| -> Result<()> {
         let device = device(&mut probe)?;
@@ -115,6 +127,36 @@ fn replaced(scene: &mut Scene, guest: &Guest) -> Result<()> {
     wait_acknowledged(&scene.network, 2)?;
     std::thread::sleep(Duration::from_secs(2));
     equal(&addresses(guest)?, &vec!["10.77.0.60/24".to_owned()])
+}
+
+/// The first name server is gone by then; the server is known by its name.
+fn names() -> Result<()> {
+    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+    let offering = |server: Ipv4Addr| Dhcp {
+        lease: LEASE,
+        names: Vec::new(),
+        // dnsmasq itself answers no names.
+        arguments: vec!["--port=0".to_owned(), format!("--dhcp-option=6,{server}")],
+    };
+    let names_at = |network: &Network, address: Ipv4Addr| {
+        let socket = network.namespace().enter(|| UdpSocket::bind((address, 53)))?.context("no name server")?;
+        DnsServer::serve(socket, &[SERVER], 0, Refusal::Silence)
+    };
+    let network = Network::silent()?.dhcp(offering(SERVER))?;
+    network.namespace().ip(&format!("addr add {OTHER}/24 dev lan"))?;
+    let (first, second) = (names_at(&network, SERVER)?, names_at(&network, OTHER)?);
+    // The command line's last word counts.
+    streamed_on(network, "rootbeam.image=http://boot.test/web.squashfs", |scene, _| {
+        ensure!(first.queries() > 0 && second.queries() == 0, "the lease's name server was not asked");
+        scene.network.stop_dhcp();
+        let network = std::mem::replace(&mut scene.network, Network::subnet(78)?);
+        scene.network = network.dhcp(offering(OTHER))?;
+        drop(first);
+        wait_acknowledged(&scene.network, 1)
+    })?;
+    ensure!(second.queries() > 0, "the renewed lease's name server was not asked");
+    Ok(())
 }
 
 /// The server is away for the rest of the lease, with nobody else who looks after the link.
