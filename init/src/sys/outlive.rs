@@ -69,8 +69,8 @@ pub fn hold_memory() {
 }
 
 /// Gives this process, single-threaded and still privileged, a root of its own: read-only, of `files` alone, which belong
-/// to user and group `owner`. No other mount is left in sight but that of `RESOLVER`, where it is one of the files: it stays the
-/// present root's own, so that what a later lease says is read. It goes with the last process in it.
+/// to user and group `owner`. It goes with the last process in it. Where `RESOLVER` is one of the files, the present
+/// root's own is shown in its place, so that what a later lease says is read; no other mount is left in sight.
 pub fn seclude(files: &[RootFile], owner: u32) -> io::Result<()> {
     // SAFETY: NEWNS touches no memory and no descriptor table; the process is single-threaded.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
