@@ -336,7 +336,7 @@ fn show_tells_what_an_image_is_and_needs() {
     assert_eq!(facts["size"], size);
     assert_eq!(facts["superblock"]["filesystem"], "squashfs");
     assert_eq!(facts["superblock"]["compressor"], "gzip");
-    assert_eq!(facts["memory"]["refused_below"], size + (32 << 20));
+    assert_eq!(facts["memory"]["refused_below"], size + (24 << 20));
     let (out, _) = succeed(rootbeam().args(["image", "show"]).arg(&image));
     assert!(out.contains("manifest    none: make one with `rootbeam image manifest`"), "{out}");
 
