@@ -2,7 +2,7 @@
 
 use crate::contract::RING_BYTES;
 use crate::failure::{Failure, Step};
-use crate::settings::values::{Amount, human};
+use crate::settings::values::{Amount, Mode, human};
 
 const MIB: u64 = 1 << 20;
 /// The least overlay that a system boots with.
@@ -33,6 +33,13 @@ impl Memory {
         Some(Self { total: field("MemTotal")?, available: field("MemAvailable")?, given_back: 0 })
     }
 
+    /// With the bytes that the initramfs holds. Only in ram mode do they come back in time: streaming, the workers keep
+    /// its program beside the booted system, and the rest is small.
+    pub fn with_initramfs(self, holds: u64, mode: Mode) -> Self {
+        let given_back = if mode == Mode::Ram { holds } else { 0 };
+        Self { given_back, ..self }
+    }
+
     /// What the booted system shares with its image.
     fn afterwards(self) -> u64 {
         self.available.saturating_add(self.given_back)
@@ -53,9 +60,9 @@ pub struct Admitted {
 pub fn weigh(size: u64, memory: Memory, reserve: Option<u64>, overlay: Option<Amount>) -> Result<Admitted, Failure> {
     let reserve = reserve.unwrap_or(RESERVE);
     let held = size.div_ceil(4096).saturating_mul(4096);
-    let meanwhile = Sum { there: memory.available, beside: RING_BYTES as u64 };
-    let afterwards = Sum { there: memory.afterwards(), beside: LEAST_OVERLAY.saturating_add(reserve) };
-    if afterwards.lacks(held) > 0 && afterwards.lacks(held) >= meanwhile.lacks(held) {
+    let meanwhile = Sum { there: memory.available, held, beside: RING_BYTES as u64 };
+    let afterwards = Sum { there: memory.afterwards(), held, beside: LEAST_OVERLAY.saturating_add(reserve) };
+    if afterwards.lacks() > 0 && afterwards.lacks() >= meanwhile.lacks() {
         let parts = format!("overlay {} + reserve {}", human(LEAST_OVERLAY), human(reserve));
         let given_back = match memory.given_back {
             0 => String::new(),
@@ -63,7 +70,7 @@ pub fn weigh(size: u64, memory: Memory, reserve: Option<u64>, overlay: Option<Am
         };
         return Err(afterwards.refuse(size, memory.total, &parts, &given_back));
     }
-    if meanwhile.lacks(held) > 0 {
+    if meanwhile.lacks() > 0 {
         return Err(meanwhile.refuse(size, memory.total, &format!("ring {}", human(meanwhile.beside)), ""));
     }
     let left = memory.afterwards().saturating_sub(held);
@@ -86,34 +93,35 @@ pub fn weigh(size: u64, memory: Memory, reserve: Option<u64>, overlay: Option<Am
 struct Sum {
     /// Memory there is.
     there: u64,
+    /// The image in whole pages.
+    held: u64,
     /// What is held beside the image.
     beside: u64,
 }
 
 impl Sum {
-    fn needed(self, held: u64) -> u64 {
-        held.saturating_add(self.beside)
+    fn needed(self) -> u64 {
+        self.held.saturating_add(self.beside)
     }
 
-    fn lacks(self, held: u64) -> u64 {
-        self.needed(held).saturating_sub(self.there)
+    fn lacks(self) -> u64 {
+        self.needed().saturating_sub(self.there)
     }
 
     fn refuse(self, size: u64, total: u64, parts: &str, remark: &str) -> Failure {
-        let held = size.div_ceil(4096).saturating_mul(4096);
         Failure::new(
             Step::Memory,
             format!("image of {}", human(size)),
             format!(
                 "it needs {} (image {} + {parts}) and {} of {} are available{remark}",
-                human(self.needed(held)),
-                human(held),
+                human(self.needed()),
+                human(self.held),
                 human(self.there),
                 human(total)
             ),
             format!(
                 "give the machine {} more RAM, or an image of at most {}",
-                human(self.lacks(held)),
+                human(self.lacks()),
                 human(self.there.saturating_sub(self.beside))
             ),
         )
@@ -167,6 +175,12 @@ mod tests {
         // Of two sums that do not fit, the one that lacks more is told.
         let failure = weigh(200 * MIB, memory, None, None).unwrap_err();
         assert!(failure.cause.contains("reserve") && failure.remedy.starts_with("give the machine 100.0 MiB more"));
+    }
+
+    #[test]
+    fn only_ram_mode_counts_what_the_initramfs_holds() {
+        let given_back = |mode| MACHINE.with_initramfs(6 * MIB, mode).given_back;
+        assert_eq!([Mode::Ram, Mode::Auto, Mode::Stream].map(given_back), [6 * MIB, 0, 0]);
     }
 
     #[test]

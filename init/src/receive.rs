@@ -191,9 +191,8 @@ impl Download {
             Some(weighed) => weighed.before,
             None => {
                 let now = measure()?;
-                // Workers that stay beside the booted system keep the program, and the rest is small.
-                let given_back = if settings.mode == Mode::Ram { root::given_back() } else { 0 };
-                Memory { available: now.available.saturating_sub(streams.to_come()), given_back, ..now }
+                let available = now.available.saturating_sub(streams.to_come());
+                Memory { available, ..now }.with_initramfs(root::given_back(), settings.mode)
             }
         };
         let admitted = admission::weigh(bytes, before, settings.reserve, settings.overlay);

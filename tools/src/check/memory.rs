@@ -4,7 +4,7 @@ use super::verdict::{About, Verdict};
 use crate::image::show;
 use rootbeam_init::admission::{Memory, weigh};
 use rootbeam_init::settings::Settings;
-use rootbeam_init::settings::values::{Mode, human};
+use rootbeam_init::settings::values::human;
 
 const MEMORY: About = About::Memory;
 const MIB: u64 = 1 << 20;
@@ -57,8 +57,8 @@ pub fn judge(image: u64, layers: &[u64], machine: Option<Machine>, settings: &Se
             human(needed)
         ));
     };
-    let given_back = if settings.mode == Mode::Ram { machine.initramfs } else { 0 };
-    let memory = Memory { total: machine.ram, available: machine.available(), given_back };
+    let memory = Memory { total: machine.ram, available: machine.available(), given_back: 0 }
+        .with_initramfs(machine.initramfs, settings.mode);
     let estimate =
         format!("of {} about {} are estimated to be available", human(memory.total), human(memory.available));
     match weigh(size, memory, settings.reserve, settings.overlay) {
