@@ -6,7 +6,7 @@ use crate::messages::{Compressor, FilesystemKind, ImageFacts};
 use crate::modules::{Modules, Outcome};
 use crate::receive::Received;
 use crate::settings::values::human;
-use crate::sys::loopdev::{self, LoopDevice};
+use crate::sys::loopdev::{self, LoopDevice, Reads};
 use crate::sys::mounts::{self, MountAttrFlags, MountFlags, Refused};
 use crate::sys::tree;
 use std::os::fd::AsFd;
@@ -50,9 +50,9 @@ pub fn require_kernel(
     filesystems.into_iter().try_for_each(|kind| require_filesystem(filesystem_name(kind), modules))
 }
 
-/// A loop device that stands on `file`, which may have to be read over the network for as long as it is not whole.
-pub fn attach(file: impl AsFd) -> Result<LoopDevice, Failure> {
-    loopdev::attach(file, "rootbeam").map_err(|e| {
+/// A loop device that stands on an image in memory, or on the served file of one that is not whole.
+pub fn attach(file: impl AsFd, reads: Reads) -> Result<LoopDevice, Failure> {
+    loopdev::attach(file, "rootbeam", reads).map_err(|e| {
         Failure::new(
             Step::Mount,
             "loop device",

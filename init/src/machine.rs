@@ -15,6 +15,7 @@ use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport,
 use crate::settings::source::Source;
 use crate::settings::values::{Mode, human, mac_text};
 use crate::settings::{Notice, Settings};
+use crate::sys::loopdev::Reads;
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
 use crate::{causes, clock, image, keys, root, streaming};
@@ -303,7 +304,7 @@ impl Machine {
                     images.iter().map(|(.., received)| received.facts.filesystem),
                     &mut self.modules,
                 )?;
-                let attached = |(_, memory, received)| Ok((image::attach(memory)?, received));
+                let attached = |(_, memory, received)| Ok((image::attach(memory, Reads::InTurn)?, received));
                 image::mount(&images.into_iter().map(attached).collect::<Result<Vec<_>, Failure>>()?)?
             }
         };

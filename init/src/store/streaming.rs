@@ -8,8 +8,8 @@ use crate::contract::STREAM_FILE;
 use crate::sys::bell::Bell;
 use crate::sys::loopdev;
 use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request, Session, SessionACL,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request, Session, SessionACL,
 };
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -27,6 +27,10 @@ const FILE: INodeNo = INodeNo(2);
 const FOR_GOOD: Duration = Duration::from_secs(1 << 30);
 /// The most bytes that one read can ask for; the kernel's own limit is 1 MiB (FUSE_MAX_MAX_PAGES).
 const MOST: u64 = 1 << 20;
+
+/// Reads that the kernel hands over before one of them is answered: as many as a loop device can have under way (its queue
+/// depth, drivers/block/loop.c).
+const AT_ONCE: u16 = 128;
 
 /// The number of that error.
 const ECONNABORTED: i32 = 103;
@@ -169,7 +173,7 @@ impl Streaming {
         let mut state = self.shared.lock();
         let late = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         let waits = state.waiting.iter().any(|read| late(read.since, LONG));
-        // The kernel reads ahead, a page a request, and one after another: only the first of them may take the time.
+        // What failed is asked for again, page by page: only the first of these reads may take the time.
         let over = self.eio.zip(state.stalled).is_some_and(|(eio, since)| late(since, eio));
         let failed = if over { std::mem::take(&mut state.waiting) } else { Vec::new() };
         // What has waited goes on when nothing waits at all, not when its turn was taken by another.
@@ -320,6 +324,14 @@ impl Shared {
 struct StreamFile(Arc<Shared>);
 
 impl Filesystem for StreamFile {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Without it, the loop device waits for each read before it asks for the next; a kernel that has it not does so.
+        let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
+        // Reads that wait may not keep those from being answered whose chunks are there.
+        let _ = config.set_max_background(AT_ONCE);
+        Ok(())
+    }
+
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         if parent == INodeNo::ROOT && name == STREAM_FILE {
             reply.entry(&FOR_GOOD, &self.0.attributes(FILE), Generation(0));

@@ -13,7 +13,7 @@ use crate::receive::Held;
 use crate::root;
 use crate::settings::values::StreamStall;
 use crate::sys::channel::{self, Channel, Received as Packet};
-use crate::sys::loopdev::LoopDevice;
+use crate::sys::loopdev::{LoopDevice, Reads};
 use crate::sys::{fuse, mounts, worker};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -123,7 +123,7 @@ fn root_of(machine: &Machine, crew: &Crew, line: &Channel<Built, Built>) -> Resu
     for (number, memory, received) in machine.stack.images(crew) {
         let device = match received.held {
             Held::Streaming => attach(number, line)?,
-            Held::Whole { .. } => image::attach(memory)?,
+            Held::Whole { .. } => image::attach(memory, Reads::InTurn)?,
         };
         images.push((device, received));
     }
@@ -145,7 +145,7 @@ fn attach(number: usize, line: &Channel<Built, Built>) -> Result<LoopDevice, Fai
         Failure::new(Step::Mount, folder.display().to_string(), e.to_string(), "report this as a bug, with the log")
     };
     let file = File::open(folder.join(STREAM_FILE)).map_err(failed)?;
-    let device = image::attach(&file)?;
+    let device = image::attach(&file, Reads::AtOnce)?;
     // From here on nobody can reach the file but the loop device, and it goes when that lets go of it.
     drop(file);
     mounts::detach(&folder).and_then(|()| std::fs::remove_dir(&folder)).map_err(failed)?;

@@ -34,6 +34,7 @@ struct LoopConfig {
 
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
 const LOOP_MAJOR: u32 = 7;
 
 mod ioctls {
@@ -41,6 +42,17 @@ mod ioctls {
     nix::ioctl_none_bad!(get_free, 0x4C82);
     nix::ioctl_write_ptr_bad!(configure, 0x4C0A, LoopConfig);
     nix::ioctl_write_int_bad!(change_fd, 0x4C06);
+}
+
+/// How a loop device reads its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// One request after another, and before Linux 6.16 each page by a read of its own (lo_read_simple of
+    /// drivers/block/loop.c): for a file in memory.
+    InTurn,
+    /// All at once, each as a whole, where the file knows asynchronous direct reads: for one whose reads wait.
+    /// A file that does not is read as before, so that it can be followed by one in memory.
+    AtOnce,
 }
 
 /// An attached loop device, open. It detaches itself when the last user is gone (autoclear).
@@ -62,7 +74,8 @@ pub fn change_backing(device: &OwnedFd, file: impl AsFd) -> io::Result<()> {
 
 /// Attaches `file` read-only to a free loop device in one call (LOOP_CONFIGURE, Linux 5.8). `name` is what
 /// losetup(8) shows.
-pub fn attach(file: impl AsFd, name: &str) -> io::Result<LoopDevice> {
+pub fn attach(file: impl AsFd, name: &str, reads: Reads) -> io::Result<LoopDevice> {
+    let direct = if reads == Reads::AtOnce { LO_FLAGS_DIRECT_IO } else { 0 };
     let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let mut file_name = [0; 64];
     // One byte stays zero: the kernel ends the name there.
@@ -88,7 +101,7 @@ pub fn attach(file: impl AsFd, name: &str) -> io::Result<LoopDevice> {
                 number: 0,
                 encrypt_type: 0,
                 encrypt_key_size: 0,
-                flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+                flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | direct,
                 file_name,
                 crypt_name: [0; 64],
                 encrypt_key: [0; 32],

@@ -75,6 +75,7 @@ impl Bed {
             .nic(qemu::Nic::user())
             .forward(80)
             .memory(1024)
+            .cpus(2)
             .limit(LIMIT)
             .cmdline(&format!("rootbeam.image={} rootbeam.on-failure=poweroff", network.url("/web.squashfs")));
         Ok(Self { machine, boot, _server: server, _network: network, _folder: folder })

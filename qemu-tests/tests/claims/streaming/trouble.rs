@@ -22,6 +22,7 @@ pub fn claims() -> Vec<Trial> {
             "streaming: a chunk that is wrong from everybody is never read, and goes on when it is right",
             wrong_chunk,
         ),
+        claim("streaming: a read that waits keeps nobody from reading what is there", reads_what_is_there),
         claim("streaming: with stall=eio a read fails in time, and the image is completed all the same", eio),
         claim("streaming: fetch workers that are killed while the system runs lose nothing", fetchers_killed),
         claim("streaming: a hundred reads in flight at the swap get the image's bytes", reads_at_the_swap),
@@ -87,6 +88,44 @@ fn wrong_chunk() -> Result<()> {
     })();
     let console = end(guest, probe, checked)?;
     equal(&console.matches("What is read meanwhile waits.").count(), &1)
+}
+
+fn reads_what_is_there() -> Result<()> {
+    /// The image comes from its first byte on, and nothing but this claim reads its noise.
+    const THERE: u64 = 2 << 20;
+    let mut scene = Scene::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let checked = (|| -> Result<()> {
+        let disk = File::open(device(&mut probe)?)?;
+        let deadline = Instant::now() + SOON;
+        while status(&mut probe).map_or(0, |status| status.verified) < 3 * THERE {
+            ensure!(Instant::now() < deadline, "the image does not come");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        scene.http.stop();
+        let missing = scene.image.len() as u64 * 7 / 8;
+        let (said, heard) = std::sync::mpsc::channel();
+        let read = |offset: u64| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; 8192];
+            disk.read_exact_at(&mut bytes, offset)?;
+            Ok(bytes)
+        };
+        let (waited, there) = std::thread::scope(|scope| -> Result<_> {
+            let waiting = scope.spawn(|| read(missing));
+            guest.console().wait_for("something waits to be read that has not come yet", SOON)?;
+            scope.spawn(|| said.send(read(THERE)));
+            let there = heard.recv_timeout(Duration::from_secs(10));
+            ensure!(!waiting.is_finished(), "what is missing was read without a server");
+            scene.http.resume(scene.network.listen(80)?)?;
+            Ok((waiting.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?, there))
+        })?;
+        let of_the_image = |offset: u64| scene.image.get(offset as usize..offset as usize + 8192);
+        equal(&Some(waited?.as_slice()), &of_the_image(missing))?;
+        let there = there.context("what is there was not read while another read waited")??;
+        equal(&Some(there.as_slice()), &of_the_image(THERE))?;
+        completion(&mut probe).map(drop)
+    })();
+    end(guest, probe, checked).map(drop)
 }
 
 fn eio() -> Result<()> {
