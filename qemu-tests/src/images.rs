@@ -214,6 +214,12 @@ pub fn published_bytes(image: &[u8], name: &str) -> Result<TempDir> {
     Ok(folder)
 }
 
+/// Publishes `image`, which was before, anew with a boot order.
+pub fn order(image: &Path, order: &Path) -> Result<()> {
+    let mut tool = Command::new(shipped_rootbeam()?);
+    run(tool.args(["--quiet", "image", "manifest"]).arg(image).arg("--boot-order").arg(order)).map(drop)
+}
+
 fn manifest(image: &Path) -> Result<()> {
     run(Command::new(shipped_rootbeam()?).args(["--quiet", "image", "manifest"]).arg(image)).map(drop)
 }

@@ -8,6 +8,7 @@ mod namespace;
 mod network;
 pub mod spec;
 pub mod unpack;
+pub mod web;
 
 pub use guest::{Boot, Guest, fetcher, worker};
 pub use namespace::Namespace;

@@ -20,7 +20,7 @@ const RUNS: usize = 5;
 /// A benchmark: its name, and what measures its rows with so many runs a side.
 type Benchmark = (&'static str, fn(usize) -> Result<Vec<Row>>);
 
-const ALL: [Benchmark; 25] = [
+const ALL: [Benchmark; 29] = [
     ("size", |_| emulated::size()),
     ("init", emulated::init),
     ("ram-100", |runs| emulated::ram("ram-100", 100, runs)),
@@ -43,6 +43,10 @@ const ALL: [Benchmark; 25] = [
     ("page-10", |runs| page::answered("page-10", 10, runs)),
     ("page-100", |runs| page::answered("page-100", 100, runs)),
     ("page-1000", |runs| page::answered("page-1000", 1000, runs)),
+    ("page-native-10", |runs| page::native("page-native-10", 10, 0, runs)),
+    ("page-native-100", |runs| page::native("page-native-100", 100, 0, runs)),
+    ("page-native-1000", |runs| page::native("page-native-1000", 1000, 0, runs)),
+    ("page-native-far-100", |runs| page::native("page-native-far-100", 100, 20, runs)),
     ("memory-after", memory::after),
     ("memory-peak", memory::peak),
     ("smallest", |_| memory::smallest()),

@@ -1,16 +1,18 @@
-//! The web node in QEMU, on a wire of its own: from the start of the machine to the answered page.
+//! The web node: from the start of the machine to the answered page. In QEMU, where the firmware and all of Debian start on
+//! an emulated processor, and at native speed, where the web server alone does.
 
 use crate::row::{Budget, Row, Unit};
-use crate::runs::alternate;
+use crate::runs::{Samples, alternate};
+use crate::wires;
 use anyhow::{Context, Result, ensure};
+use rootbeam_init::streaming::keeper::Status;
 use rootbeam_qemu_tests::images::{self, Web};
-use rootbeam_qemu_tests::netns::{Namespace, Network, Nic};
+use rootbeam_qemu_tests::netns::{self, Namespace, Network, Nic, web};
 use rootbeam_qemu_tests::servers::nginx::Nginx;
-use rootbeam_qemu_tests::{archives, command, places, qemu};
+use rootbeam_qemu_tests::{archives, qemu};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -18,6 +20,8 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_secs(400);
 /// For so long reads are recorded for the boot order; the page is answered within that.
 const TRACE: u32 = 90;
+/// How far an image is, in the booted system.
+const STATUS: &str = "/run/rootbeam/stream/status.json";
 
 /// The page's time in stream mode beside ram mode over a wire of so many Mbit/s, without a boot order and with one.
 pub fn answered(name: &'static str, mbit: u32, runs: usize) -> Result<Vec<Row>> {
@@ -28,10 +32,31 @@ pub fn answered(name: &'static str, mbit: u32, runs: usize) -> Result<Vec<Row>> 
     let ordered = Bed::new(&web, Some(trace.path()), Some(mbit))?;
     let ours = || Ok([plain.seconds("rootbeam.mode=stream")?, ordered.seconds("rootbeam.mode=stream")?]);
     let theirs = || plain.seconds("rootbeam.mode=ram").map(|seconds| [seconds; 2]);
-    let [without, with] = alternate(runs, ours, theirs)?;
-    let row = |what: &str, (ours, theirs), budget| Row {
+    rows(name, &format!("QEMU: start to the answered page at {mbit} Mbit/s"), mbit, alternate(runs, ours, theirs)?)
+}
+
+/// The same at native speed, the server being so many milliseconds away and back.
+pub fn native(name: &'static str, mbit: u32, milliseconds: u64, runs: usize) -> Result<Vec<Row>> {
+    let image = images::web()?.image;
+    let trace = tempfile::NamedTempFile::new()?;
+    let free = wires::Bed::serving(&image, None, None, Duration::ZERO)?;
+    std::fs::write(trace.path(), recorded(&free)?)?;
+    let bed = |order| wires::Bed::serving(&image, order, Some(mbit), Duration::from_millis(milliseconds));
+    let (plain, ordered) = (bed(None)?, bed(Some(trace.path()))?);
+    let seconds = |bed: &wires::Bed, words: &str| native_page(bed, words).map(|(_, seconds)| seconds);
+    let ours = || Ok([seconds(&plain, "rootbeam.mode=stream")?, seconds(&ordered, "rootbeam.mode=stream")?]);
+    let theirs = || seconds(&plain, "rootbeam.mode=ram").map(|seconds| [seconds; 2]);
+    let what = format!(
+        "native, the web server as PID 1: start to the answered page at {mbit} Mbit/s, round trips of {milliseconds} ms"
+    );
+    rows(name, &what, mbit, alternate(runs, ours, theirs)?)
+}
+
+/// The two rows of a wire.
+fn rows(name: &'static str, what: &str, mbit: u32, [without, with]: [(Samples, Samples); 2]) -> Result<Vec<Row>> {
+    let row = |how: &str, (ours, theirs), budget| Row {
         name,
-        what: format!("web node, QEMU: start to the answered page at {mbit} Mbit/s, {what}"),
+        what: format!("web node, {what}, {how}"),
         unit: Unit::Seconds,
         ours,
         theirs: Some(("rootbeam.mode=ram", theirs)),
@@ -41,6 +66,31 @@ pub fn answered(name: &'static str, mbit: u32, runs: usize) -> Result<Vec<Row>> 
         row("streamed without a boot order", without, 1.0),
         row("streamed with a boot order", with, if mbit <= 100 { 0.35 } else { 1.0 }),
     ])
+}
+
+/// Boots at native speed with these words as well, and waits for the page.
+fn native_page(bed: &wires::Bed, words: &str) -> Result<(netns::Guest, f64)> {
+    let mut guest = web::boot(bed.nic(), &bed.url())?.cmdline(words).limit(LIMIT).start()?;
+    let begun = Instant::now();
+    web::serve(&mut guest, LIMIT)?;
+    while !bed.network().namespace().enter(|| answers(web::ADDRESS))? {
+        ensure!(begun.elapsed() < LIMIT, "no page within {LIMIT:?}:\n{}", guest.console().last_lines());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok((guest, begun.elapsed().as_secs_f64()))
+}
+
+/// What a machine at native speed reads first: the recording ends, and the image is whole, some seconds after the page.
+fn recorded(bed: &wires::Bed) -> Result<String> {
+    let (guest, seconds) = native_page(bed, "rootbeam.mode=stream rootbeam.stream.trace=5")?;
+    ensure!(seconds < 5.0, "the page was not answered while reads were recorded");
+    let deadline = Instant::now() + LIMIT;
+    let status = || Ok::<Status, anyhow::Error>(serde_json::from_str(&web::text(&guest, STATUS)?)?);
+    while !status()?.complete {
+        ensure!(Instant::now() < deadline, "not complete after {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    web::text(&guest, "/run/rootbeam/stream/trace")
 }
 
 /// A server on a network, and QEMU in a namespace at the end of a cable: what its user network sends goes over that.
@@ -57,10 +107,7 @@ impl Bed {
         qemu::available()?;
         let folder = images::published(&web.image, "web.squashfs")?;
         if let Some(order) = order {
-            let image = folder.path().join("web.squashfs");
-            let mut tool = Command::new(places::shipped_rootbeam()?);
-            tool.args(["--quiet", "image", "manifest"]).arg(&image).arg("--boot-order").arg(order);
-            command::run(&mut tool)?;
+            images::order(&folder.path().join("web.squashfs"), order)?;
         }
         let network = Network::silent()?;
         let machine = Namespace::new()?;

@@ -12,7 +12,7 @@ use rootbeam_qemu_tests::servers::delay::FarAway;
 use rootbeam_qemu_tests::servers::nginx::Nginx;
 use rootbeam_qemu_tests::{archives, images, places};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -47,9 +47,17 @@ impl Bed {
 
     /// The same with a server that is `round_trip` away.
     pub fn far_away(mebibytes: u64, wire: Option<u32>, round_trip: Duration) -> Result<Self> {
+        Self::serving(&images::probe_with_noise(mebibytes << 20)?, None, wire, round_trip)
+    }
+
+    /// Serves an image, in a boot order where one is given.
+    pub fn serving(image: &Path, order: Option<&Path>, wire: Option<u32>, round_trip: Duration) -> Result<Self> {
         netns::available()?;
         let network = Network::new()?;
-        let folder = images::published(&images::probe_with_noise(mebibytes << 20)?, NAME)?;
+        let folder = images::published(image, NAME)?;
+        if let Some(order) = order {
+            images::order(&folder.path().join(NAME), order)?;
+        }
         let size = std::fs::metadata(folder.path().join(NAME))?.len();
         let near: SocketAddr =
             format!("{}:{}", network.server(), if round_trip.is_zero() { 80 } else { 8080 }).parse()?;
@@ -64,13 +72,24 @@ impl Bed {
         Ok(Self { network, archive, wire, size, _server: server, _far: far, _folder: folder })
     }
 
-    fn nic(&self) -> Nic<'_> {
+    /// Where the image is.
+    pub fn url(&self) -> String {
+        self.network.url(&format!("/{NAME}"))
+    }
+
+    /// The network of its server.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// A card at the end of its wire.
+    pub fn nic(&self) -> Nic<'_> {
         Nic { wire: self.wire, ..Nic::on(&self.network) }
     }
 
     /// A machine to be booted.
     pub fn boot(&self) -> Boot<'_> {
-        let words = format!("rootbeam.image={} rootbeam.on-failure=poweroff", self.network.url(&format!("/{NAME}")));
+        let words = format!("rootbeam.image={} rootbeam.on-failure=poweroff", self.url());
         Boot::new(&self.archive).nic(self.nic()).cmdline(&words).limit(Duration::from_secs(120))
     }
 
@@ -104,7 +123,7 @@ impl Bed {
     fn curl_to(&self, file: &str) -> Result<f64> {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", "--output", file]);
-        curl.args(["--write-out", "%{time_total} %{size_download}"]).arg(self.network.url(&format!("/{NAME}")));
+        curl.args(["--write-out", "%{time_total} %{size_download}"]).arg(self.url());
         let said = self.client(&mut curl)?;
         let (seconds, size) = said.split_once(' ').with_context(|| said.clone())?;
         ensure!(size.parse() == Ok(self.size), "curl has {size} bytes of {}", self.size);
@@ -126,7 +145,7 @@ impl Bed {
     fn curl_processor(&self) -> Result<f64> {
         let script = "TIMEFORMAT='%U %S'; time curl --silent --fail --output /dev/null \"$0\" 2>&1";
         let mut shell = Command::new("bash");
-        shell.args(["-c", &format!("{{ {script}; }} 2>&1")]).arg(self.network.url(&format!("/{NAME}")));
+        shell.args(["-c", &format!("{{ {script}; }} 2>&1")]).arg(self.url());
         let said = self.client(&mut shell)?;
         let times = said.split_whitespace().map(str::parse::<f64>).collect::<Result<Vec<_>, _>>();
         times.ok().filter(|times| times.len() == 2).map(|times| times.iter().sum()).with_context(|| said.clone())

@@ -9,12 +9,12 @@ use libtest_mimic::Trial;
 use rootbeam_init::streaming::keeper::Status;
 use rootbeam_qemu_tests::claim::{Need, claim, equal, row};
 use rootbeam_qemu_tests::command;
-use rootbeam_qemu_tests::netns::{self, Boot, Network, Nic};
+use rootbeam_qemu_tests::netns::{self, Network, Nic, web};
 use rootbeam_qemu_tests::outcome::Outcome;
 use rootbeam_qemu_tests::packages::{self, Suite};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rootbeam_qemu_tests::servers::site::Site;
-use rootbeam_qemu_tests::{archives, images, qemu};
+use rootbeam_qemu_tests::{images, qemu};
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -71,31 +71,23 @@ fn in_qemu(suite: Option<Suite>) -> Result<()> {
 }
 
 fn on_the_hosts_kernel() -> Result<()> {
-    let web = images::web()?;
-    let image = fs::read(&web.image)?;
-    let folder = images::published(&web.image, "web.squashfs")?;
+    let file = images::web()?.image;
+    let image = fs::read(&file)?;
+    let folder = images::published(&file, "web.squashfs")?;
     let network = Network::new()?;
     let mut http = network.http(Site::new().folder(folder.path())?)?.faults([Rule::of(
         "/web.squashfs",
         When::Always,
         Fault::Rate(NATIVE_RATE),
     )]);
-    let words = format!(
-        "rootbeam.image={} rootbeam.mode=stream rootbeam.on-failure=poweroff init=/bin/sh \
-         ip=10.77.0.5::10.77.0.1:255.255.255.0:web-node:eth0:none",
-        network.url("/web.squashfs")
-    );
-    let boot = Boot::new(&archives::for_namespaces()?).nic(Nic::on(&network)).limit(SOON).cmdline(&words);
+    let boot = web::boot(Nic::on(&network), &network.url("/web.squashfs"))?.cmdline("rootbeam.mode=stream").limit(SOON);
     let mut guest = boot.start()?;
-    guest.console().wait_for("handing over to /bin/sh", SOON)?;
-    guest.type_keys(
-        "mkdir /run/lighttpd; chown www-data /run/lighttpd; exec lighttpd -D -f /etc/lighttpd/lighttpd.conf\n",
-    )?;
-    let page = network.namespace().enter(|| page("10.77.0.5:80".parse()?))?;
+    web::serve(&mut guest, SOON)?;
+    let page = network.namespace().enter(|| page(web::ADDRESS))?;
     let page = page.with_context(|| guest.console().last_lines())?;
     ensure!(page.contains(TITLE), "{page}");
     let pid = guest.pid()?;
-    let inside = |path: &str| fs::read_to_string(format!("/proc/{pid}/root{path}")).with_context(|| path.to_owned());
+    let inside = |path: &str| web::text(&guest, path);
     let status = || -> Result<Status> { Ok(serde_json::from_str(&inside("/run/rootbeam/stream/status.json")?)?) };
     ensure!(!status()?.complete, "it was complete before its page was answered");
     let deadline = Instant::now() + SOON;
