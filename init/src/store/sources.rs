@@ -74,6 +74,8 @@ pub struct Source {
     pub struck: bool,
     /// Bytes a second of one of its connections, as last seen.
     pub rate: Option<u64>,
+    /// The least that was ever waited for an answer of it.
+    pub delay: Option<Millis>,
     /// What it did so far.
     pub tally: SourceTally,
 }
@@ -93,6 +95,7 @@ impl Source {
             whole_only: false,
             struck: false,
             rate: None,
+            delay: None,
             tally: SourceTally::default(),
         }
     }

@@ -17,6 +17,8 @@ const KEPT: usize = 2;
 /// most: twice as many each time.
 const AHEAD_LEAST: u64 = 2;
 const AHEAD_MOST: u64 = 32;
+/// How many come with one that nobody expected, from a source that is fast and far away, at the most.
+const BEHIND_MOST: u64 = 16;
 /// For so long after a reader has got what it waited for nothing else is asked for: it will go on reading.
 const GRACE: Millis = 20;
 /// What a request of the background is meant to take while readers read, so that it is soon out of their way.
@@ -46,6 +48,11 @@ impl Demand {
     /// How many lanes are not for what nobody waits for.
     pub(super) fn lanes_kept(&self) -> usize {
         if self.streaming { KEPT } else { 0 }
+    }
+
+    /// How many connections to a source are not for what nobody waits for.
+    pub(super) fn connections_kept(&self) -> usize {
+        usize::from(self.streaming)
     }
 
     /// Whether nothing else is asked for now: what is waited for is on its way, or has just come. Where nobody can be asked
@@ -181,12 +188,20 @@ impl Engine {
             self.jobs.of(stage).filter(|job| !job.claim.contains(&chunk)).map(|j| j.claim.clone()).collect();
         others.extend(transfer.unknown());
         let expected = self.demand.expected.end.saturating_sub(self.demand.expected.start);
-        let ahead = if stage == Stage::Image { expected } else { 0 };
+        let ahead = if stage == Stage::Image { expected.max(self.meanwhile(source, transfer.chunk_size())) } else { 0 };
         let span = transfer.gap(chunk, ahead + 1, &others).filter(|span| span.start == chunk)?;
         Some(match after.first() {
             Some(job) => Move::TakeOver(source, stage, job.number, span),
             None => Move::Ask(source, stage, span),
         })
+    }
+
+    /// How many chunks a source brings in the time that its answer takes: what lies behind a chunk is read soon more often
+    /// than not, and to ask for it apart would take longer.
+    fn meanwhile(&self, source: SourceIndex, chunk_size: u64) -> u64 {
+        let Some(source) = self.sources.get(source) else { return 0 };
+        let brings = source.rate.unwrap_or(0).saturating_mul(source.delay.unwrap_or(0)) / 1000;
+        (brings / chunk_size.max(1)).min(BEHIND_MOST)
     }
 
     /// The fastest source that is there, may be asked, and has a connection to spare.

@@ -51,6 +51,21 @@ fn reading_in_order_is_fed_from_ahead() {
 }
 
 #[test]
+fn from_far_away_comes_with_a_chunk_what_lies_behind_it() {
+    // 100 Mbit/s and 50 ms away: some chunks come in the time of asking for another.
+    let places: Vec<u64> = scattered(400 * MIB, 20).iter().flat_map(|chunk| [*chunk, chunk + 1, chunk + 2]).collect();
+    let wait = |delay| {
+        let mut far = throttled(12_500_000, 12_500_000);
+        far.delay = delay;
+        let mut world = served(400 * MIB, &[far]);
+        read(&mut world, &places).1
+    };
+    // Of three reads one waits for an answer, and the others find their chunk.
+    assert!(wait(50) <= 25, "{}", wait(50));
+    assert!(wait(0) <= 20, "{}", wait(0));
+}
+
+#[test]
 fn a_reader_costs_the_whole_little() {
     let mut world = served(100 * MIB, &[server(10)]);
     read(&mut world, &scattered(100 * MIB, 100));

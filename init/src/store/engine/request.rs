@@ -214,7 +214,11 @@ impl Engine {
         let Some(job) = self.jobs.get_mut(number) else { return };
         job.head = Some(head.length);
         job.answered = Some(self.now);
+        let waited = self.now.saturating_sub(job.began);
         let (source, asked, lane, stage) = (job.source, job.range, job.lane, job.stage);
+        if let Some(source) = self.sources.get_mut(source) {
+            source.delay = Some(source.delay.map_or(waited, |least| least.min(waited)));
+        }
         let at = head.range.map_or(0, |range| range.start);
         // The fetch worker checked this; but it may be in a stranger's hands.
         if head.range.is_some_and(|range| asked.is_none_or(|asked| asked.start != range.start)) {

@@ -31,8 +31,10 @@ const SPAN_MOST: u64 = 256 << 20;
 /// Chunks that nobody wants yet are fetched with those around them, rather than asked around, where they take no longer
 /// than this: about what a further request costs.
 const REQUEST: Millis = 3;
-/// Connections to a source while small pieces are fetched in the order of a boot: the next is asked for while one comes.
+/// Connections to a source while small pieces are fetched beside readers: the next is asked for while one comes.
 const PIPELINED: usize = 2;
+/// A reader that waits so much longer for its chunk does not feel it.
+const UNFELT: Millis = 2;
 /// Connections to one source at the most.
 pub(super) const PER_SOURCE: usize = 4;
 /// Bytes of chunks that may be put together at once; only chunks of more than a megabyte make lanes scarce.
@@ -176,12 +178,13 @@ impl Engine {
         {
             return None;
         }
-        let wanted = if ordered { (there + extra).max(there * PIPELINED) } else { there + extra };
+        let pipelined = ordered || self.demand.is_streaming() && self.is_fast(transfer);
+        let wanted = if pipelined { (there + extra).max(there * PIPELINED) } else { there + extra };
         let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
         free.retain(|(index, source)| {
             let careful = source.readiness().1 || source.struck || source.whole_only;
             // Each may have one; a further one only where there are fewer than pay.
-            let most = if careful || running >= wanted { 1 } else { PER_SOURCE };
+            let most = if careful || running >= wanted { 1 } else { PER_SOURCE - self.demand.connections_kept() };
             self.jobs.to(*index) < most
         });
         free.sort_by_key(|(index, source)| {
@@ -197,6 +200,12 @@ impl Engine {
         });
         let take_over = |(stage, file)| having(stage).find_map(|index| self.take_over(stage, file, index, now));
         ask.or_else(|| self.parts().find_map(take_over))
+    }
+
+    /// Whether a source brings a chunk so soon that a reader does not feel what else is on its way.
+    fn is_fast(&self, transfer: &Transfer) -> bool {
+        let fastest = self.sources.live().filter_map(|(_, source)| source.rate).max();
+        fastest.is_some_and(|rate| transfer.chunk_size().saturating_mul(1000) / rate.max(1) < UNFELT)
     }
 
     /// Whether what comes next is what a boot reads next. An image that is loaded before it is used is as soon whole in

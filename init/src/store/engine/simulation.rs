@@ -19,6 +19,8 @@ pub(super) struct Server {
     per_connection: u64,
     /// Bytes a second of all of them.
     together: u64,
+    /// How long it takes to answer.
+    pub delay: Millis,
     pub temper: Temper,
 }
 
@@ -45,12 +47,12 @@ pub(super) enum Temper {
 
 pub(super) fn server(megabytes: u64) -> Server {
     let rate = megabytes * 1_000_000;
-    Server { per_connection: rate, together: rate, temper: Temper::Good }
+    throttled(rate, rate)
 }
 
 /// A server of so many bytes a second in all and a connection.
 pub(super) fn throttled(per_connection: u64, together: u64) -> Server {
-    Server { per_connection, together, temper: Temper::Good }
+    Server { per_connection, together, delay: 0, temper: Temper::Good }
 }
 
 /// What a running request has brought.
@@ -59,6 +61,7 @@ struct Body {
     stage: Stage,
     asked: Option<Range>,
     lane: u8,
+    begun: Millis,
     position: u64,
     end: u64,
     sent: u64,
@@ -192,7 +195,9 @@ impl World {
         let range = request.asked.range.filter(|_| !whole).unwrap_or(Range { start: 0, end });
         let (lane, position, end) = (request.lane, range.start, range.end);
         let asked = request.asked.range.filter(|_| !whole);
-        self.bodies.insert(request.job, Body { source, stage, asked, lane, position, end, sent: 0, headed: false });
+        let begun = self.now;
+        let body = Body { source, stage, asked, lane, begun, position, end, sent: 0, headed: false };
+        self.bodies.insert(request.job, body);
         let at_once = self.bodies.values().filter(|body| body.source == source).count();
         self.at_once = self.at_once.max(at_once);
     }
@@ -201,13 +206,15 @@ impl World {
     fn deliver(&mut self) {
         let jobs: Vec<u32> = self.bodies.keys().copied().collect();
         for job in jobs {
-            let Some((source, stage)) = self.bodies.get(&job).map(|body| (body.source, body.stage)) else { continue };
-            let Server { per_connection, together, temper } = self.servers[source];
+            let Some(body) = self.bodies.get(&job) else { continue };
+            let (source, stage, waited) = (body.source, body.stage, self.now - body.begun);
+            let Server { per_connection, together, delay, temper } = self.servers[source];
             let connections = self.bodies.values().filter(|body| body.source == source).count() as u64;
             match temper {
                 Temper::Dead => self.fail(job, FetchCause::Refused),
                 Temper::Until(when) if self.now < when => self.fail(job, FetchCause::Refused),
                 Temper::Silent => {}
+                _ if waited < delay => {}
                 Temper::Lacks(lacking) if lacking == stage => {
                     self.fail(job, FetchCause::Status { status: 404, retry_after: None });
                 }
@@ -357,7 +364,7 @@ fn corrupt_dead_and_silent_sources_cost_little_beside_one_good_one() {
 
 #[test]
 fn connections_are_added_where_they_pay_and_only_there() {
-    let throttled = Server { per_connection: 10_000_000, together: 1_000_000_000, temper: Temper::Good };
+    let throttled = throttled(10_000_000, 1_000_000_000);
     let mut world = World::new(200 * MIB, &[throttled]);
     let took = world.run(60_000);
     assert!(took < ideal(world.size, 30), "{took}: {} at once", world.at_once);
@@ -390,7 +397,7 @@ fn a_server_that_comes_late_or_breaks_every_connection_only_takes_longer() {
 
 #[test]
 fn a_wire_that_is_all_but_dead_still_brings_the_image() {
-    let mut world = World::new(3 * MIB, &[Server { per_connection: 5000, together: 5000, temper: Temper::Good }]);
+    let mut world = World::new(3 * MIB, &[throttled(5000, 5000)]);
     world.run(3_000_000);
     assert!(world.waste() <= 50, "{}", world.waste());
 }
