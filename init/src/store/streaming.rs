@@ -6,7 +6,7 @@ use super::trace::Trace;
 use crate::boot_order::Subject;
 use crate::contract::STREAM_FILE;
 use crate::sys::bell::Bell;
-use crate::sys::loopdev;
+use crate::sys::{fuse, loopdev};
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request, Session, SessionACL,
@@ -114,6 +114,7 @@ impl Streaming {
         let shared = Shared { image, size: pages, chunk_size, bell: Bell::new()?, state: Mutex::new(state) };
         let shared = Arc::new(shared);
         let file = StreamFile(Arc::clone(&shared));
+        let connection = fuse::ends_first(connection)?;
         let ended = Arc::clone(&shared);
         let serve = move || {
             // The kernel has sent its greeting when it mounted: this does not wait for anybody.

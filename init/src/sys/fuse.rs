@@ -1,10 +1,21 @@
 //! A FUSE connection: mounted here, served by a worker.
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::fcntl_dupfd_cloexec;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use sys_mount::{Mount, MountFlags};
+
+/// Above any other descriptor of a worker.
+const ABOVE: RawFd = 512;
+
+/// Has the kernel let go of this connection first when the process is killed: it closes the lowest number first, and
+/// carries out what it put off by that from the last to the first (fs/file.c, kernel/task_work.c). The last descriptor of
+/// a loop device waits in its end for the reads that are under way, and without the connection they fail.
+pub fn ends_first(connection: OwnedFd) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(connection, ABOVE)?)
+}
 
 /// Mounts what the holder of the returned descriptor will serve (fs/fuse/inode.c): read-only, and reachable by every user
 /// of the machine, which the kernel asks of a file that a loop device stands on.

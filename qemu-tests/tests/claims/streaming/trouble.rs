@@ -3,6 +3,7 @@
 use super::{PATH, SOON, Scene, completion, identical, status};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use rootbeam_init::contract::role;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::command::run;
 use rootbeam_qemu_tests::netns::{self, Guest, fetcher};
@@ -200,11 +201,15 @@ fn killed() -> Result<()> {
     let (guest, mut probe, _) = scene.boot()?;
     let device = device(&mut probe)?;
     let stands = format!("/sys/block/{}/loop/backing_file", device.trim_start_matches("/dev/"));
+    let on = device.clone();
     scene.http.stop();
     let init = Pid::from_raw(guest.pid()?.try_into()?).context("no process id")?;
     let reading = std::thread::spawn(move || probe.ask(&Request::Digest(device), SOON).is_ok());
     guest.console().wait_for("something waits to be read that has not come yet", SOON)?;
     ensure!(std::fs::read_to_string(&stands).is_ok_and(|file| file.trim() == "/image"), "{stands}");
+    // The connection has to end before the loop device does, whose end waits for the reads under way.
+    let (connection, disk) = (descriptor_of(&guest, "/dev/fuse")?, descriptor_of(&guest, &on)?);
+    ensure!(connection > disk, "the store has {connection} for its connection and {disk} for the loop device");
     kill_process(init, Signal::KILL)?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::fs::read_to_string(&stands).is_ok_and(|file| file.trim() == "/image") {
@@ -220,6 +225,18 @@ fn killed() -> Result<()> {
         "the image was read without a server"
     );
     Ok(())
+}
+
+/// Under which number the machine's store holds a file.
+fn descriptor_of(guest: &Guest, file: &str) -> Result<u32> {
+    let store = guest.worker(role::STORE)?.context("no store")?;
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", store.as_raw_nonzero()))? {
+        let entry = entry?;
+        if std::fs::read_link(entry.path()).is_ok_and(|link| link.ends_with(file.trim_start_matches('/'))) {
+            return entry.file_name().to_string_lossy().parse().context("not a number");
+        }
+    }
+    bail!("the store does not hold {file}")
 }
 
 fn read_at_random(disk: &File, image: &[u8], seed: u64, done: &std::sync::atomic::AtomicBool) -> Result<u64> {
