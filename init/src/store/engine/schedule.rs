@@ -1,7 +1,7 @@
 //! Who fetches which chunks, of a file whose chunks have hashes.
 //!
 //! While the image is served, the chunks that a boot is known to read come first, in that order, by requests that are
-//! small enough to keep it.
+//! small enough to keep it; and one connection to each source is left to readers.
 //!
 //! Each source that is there has one connection; another is added for as long as that pays. A request asks for as much
 //! as its source brings in two seconds, so a slow one gets less; towards the end the requests get smaller, and a
