@@ -204,6 +204,37 @@ fn a_download_that_breaks_off_is_taken_up_by_range() {
     assert_eq!((code, said), (0, format!("{base}web.squashfs: all 4 chunks are as version 1 promises\n")));
 }
 
+/// Answers the first request of each connection, and closes it when the second has come: as a server does that has just
+/// lost its patience with a connection that was kept.
+fn serve_once_a_connection(folder: &Path) -> String {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map(Result::unwrap) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let Some(request) = lines.next() else { continue };
+            lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+            let path = request.split(' ').nth(1).unwrap().trim_start_matches('/');
+            let file = fs::read(folder.join(path)).unwrap();
+            let _ =
+                (&stream).write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", file.len()).as_bytes());
+            let _ = (&stream).write_all(&file);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[test]
+fn a_request_that_meets_a_closed_connection_is_made_again() {
+    let published = Published::new();
+    let base = serve_once_a_connection(published.folder.path());
+    let (code, said) = verify(&format!("{base}web.squashfs"));
+    assert_eq!((code, said), (0, format!("{base}web.squashfs: all 4 chunks are as version 1 promises\n")));
+}
+
 #[test]
 fn a_flipped_bit_names_its_chunk_and_offset() {
     for (offset, chunk) in [(0, 0), (2 * CHUNK_SIZE as usize + 77, 2), (SIZE - 1, 3)] {

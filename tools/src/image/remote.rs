@@ -12,7 +12,8 @@ use std::time::Duration;
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// How long a server may stay silent.
 const STALL: Duration = Duration::from_secs(30);
-/// How often a download that breaks off is taken up again before it counts as failed; any byte begins the count anew.
+/// How often a request or a download that breaks off is taken up again before it counts as failed; any byte begins the
+/// count anew.
 const TRIES: u32 = 5;
 /// The pause before the first of these; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -45,13 +46,28 @@ impl Remote {
 
     /// Begins to fetch `url`.
     pub fn open(&self, url: &Url) -> Result<Body> {
-        let response = self.0.get(url.clone()).send().with_context(|| match url.scheme() {
+        let response = self.ask(url).with_context(|| match url.scheme() {
             "https" => format!("cannot fetch {url} (for a certificate of your own authority give --ca PEM)"),
             _ => format!("cannot fetch {url}"),
         })?;
         match response.status() {
             StatusCode::OK => Ok(Body::new(self.0.clone(), url.clone(), response)),
             status => bail!("cannot fetch {url}: the server answered {status}"),
+        }
+    }
+
+    /// Asks for `url`. A connection that was kept may be closed by the server at that very moment (RFC 9112, 9.5): then
+    /// anew.
+    fn ask(&self, url: &Url) -> reqwest::Result<Response> {
+        let mut failures = 0;
+        loop {
+            match self.0.get(url.clone()).send() {
+                Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() && failures < TRIES => {
+                    std::thread::sleep(PAUSE * 2_u32.pow(failures));
+                    failures += 1;
+                }
+                answer => return answer,
+            }
         }
     }
 
