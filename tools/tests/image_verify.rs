@@ -8,7 +8,7 @@ use rootbeam::serve::server::Server;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{CHUNK_SIZE, Manifest};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -167,31 +167,19 @@ fn a_good_image_verifies() {
 
 /// Answers one request a connection with a part of the file, as the range asks, and breaks off after `piece` bytes.
 fn serve_in_pieces(folder: &Path, piece: usize) -> String {
-    use std::io::Write;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let folder = folder.to_owned();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map(Result::unwrap) {
-            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-            let Some(request) = lines.next() else { continue };
-            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-            let range =
-                headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
-            let path = request.split(' ').nth(1).unwrap().trim_start_matches('/');
-            let file = fs::read(folder.join(path)).unwrap();
-            let from: usize = range.unwrap_or(0);
-            let head = match range {
-                None => "200 OK".to_owned(),
-                Some(_) => {
-                    format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{}", file.len() - 1, file.len())
-                }
-            };
-            let head = format!("HTTP/1.1 {head}\r\nETag: \"1\"\r\nContent-Length: {}\r\n\r\n", file.len() - from);
-            // The client may have seen enough.
-            let _ = (&stream).write_all(head.as_bytes());
-            let _ = (&stream).write_all(&file[from..file.len().min(from + piece)]);
-        }
+    let address = common::serve(move |mut stream, _, path, headers| {
+        let range = headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+        let file = fs::read(folder.join(path)).unwrap();
+        let from: usize = range.unwrap_or(0);
+        let head = match range {
+            None => "200 OK".to_owned(),
+            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{}", file.len() - 1, file.len()),
+        };
+        let head = format!("HTTP/1.1 {head}\r\nETag: \"1\"\r\nContent-Length: {}\r\n\r\n", file.len() - from);
+        // The client may have seen enough.
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(&file[from..file.len().min(from + piece)]);
     });
     format!("http://{address}/")
 }
@@ -207,22 +195,12 @@ fn a_download_that_breaks_off_is_taken_up_by_range() {
 /// Answers the first request of each connection, and closes it when the second has come: as a server does that has just
 /// lost its patience with a connection that was kept.
 fn serve_once_a_connection(folder: &Path) -> String {
-    use std::io::Write;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let folder = folder.to_owned();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map(Result::unwrap) {
-            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-            let Some(request) = lines.next() else { continue };
-            lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
-            let path = request.split(' ').nth(1).unwrap().trim_start_matches('/');
-            let file = fs::read(folder.join(path)).unwrap();
-            let _ =
-                (&stream).write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", file.len()).as_bytes());
-            let _ = (&stream).write_all(&file);
-            lines.take_while(|line| !line.is_empty()).for_each(drop);
-        }
+    let address = common::serve(move |mut stream, _, path, _| {
+        let file = fs::read(folder.join(path)).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", file.len());
+        let _ = stream.write_all(&[head.as_bytes(), &file].concat());
+        common::request(stream);
     });
     format!("http://{address}/")
 }

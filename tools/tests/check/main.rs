@@ -10,8 +10,7 @@ mod scene;
 use common::{rootbeam, run, succeed};
 use scene::{Scene, check, only};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -206,26 +205,17 @@ fn an_image_that_stands_in_its_own_way_is_told() {
 
 /// Serves `folder` like a web server that knows no ranges.
 fn serve_whole(folder: &Path) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let folder = folder.to_owned();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map(Result::unwrap) {
-            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-            let Some(request) = lines.next() else { continue };
-            lines.take_while(|line| !line.is_empty()).for_each(drop);
-            let words: Vec<&str> = request.split(' ').collect();
-            let answer = match fs::read(folder.join(words[1].trim_start_matches('/'))) {
-                Ok(file) => {
-                    let head =
-                        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", file.len());
-                    [head.as_bytes(), if words[0] == "HEAD" { b"" } else { file.as_slice() }].concat()
-                }
-                Err(_) => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
-            };
-            // The client may have seen enough.
-            let _ = (&stream).write_all(&answer);
-        }
+    let address = common::serve(move |mut stream, method, path, _| {
+        let answer = match fs::read(folder.join(path)) {
+            Ok(file) => {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", file.len());
+                [head.as_bytes(), if method == "HEAD" { b"" } else { file.as_slice() }].concat()
+            }
+            Err(_) => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+        };
+        // The client may have seen enough.
+        let _ = stream.write_all(&answer);
     });
     format!("http://{address}")
 }

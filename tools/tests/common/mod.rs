@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -26,6 +27,28 @@ pub fn succeed(command: &mut Command) -> (String, String) {
     let (code, out, err) = run(command);
     assert_eq!(code, 0, "{command:?}\n{out}\n{err}");
     (out, err)
+}
+
+/// A server on loopback that has `answer` deal with the first request of each connection, by its method, path and headers,
+/// and then closes it.
+pub fn serve(answer: impl Fn(&TcpStream, &str, &str, &[String]) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map(Result::unwrap) {
+            let (request, headers) = request(&stream);
+            if let [method, path, _] = request.split(' ').collect::<Vec<_>>()[..] {
+                answer(&stream, method, path.trim_start_matches('/'), &headers);
+            }
+        }
+    });
+    address
+}
+
+/// The line of the next request, and its headers; empty at the end of the connection.
+pub fn request(stream: &TcpStream) -> (String, Vec<String>) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    (lines.next().unwrap_or_default(), lines.take_while(|line| !line.is_empty()).collect())
 }
 
 /// Whether this is root; else says that the test is skipped.
