@@ -112,7 +112,8 @@ impl Guest {
         let asked = answer(self, asked, "# ")?;
         self.type_keys("echo logged-$((40 + 2))-in\n")?;
         self.logged_in = answer(self, asked, "logged-42-in")?;
-        Ok(())
+        // What the kernel says would come between a command and its answer.
+        self.shell("dmesg -n 1").map(drop)
     }
 
     /// What the shell, logged in, prints for `command`: the text between the two marks that are typed with it.

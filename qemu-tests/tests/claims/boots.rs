@@ -1,6 +1,6 @@
 //! Whole boots by the shipped `/init`: what the real init finds is exactly what it should.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::report::Report;
 use rootbeam_qemu_tests::archives;
@@ -144,10 +144,17 @@ fn memory() -> Result<()> {
         let boot = qemu::Boot::new(&kernel, archive).nic(qemu::Nic::user()).memory(512).cmdline(&words);
         Ok(boot.run()?.world()?.memory_in_use())
     };
-    let theirs = in_use(&archives::baseline(&kernel)?, format!("img={url}"))?;
-    let ours = in_use(&archives::for_qemu(&kernel)?, format!("rootbeam.image={url}"))?;
-    ensure!(ours < theirs + 1_000_000, "{ours} bytes are in use, {theirs} after the shell initramfs");
-    Ok(())
+    // What is free is a matter of when the kernel gives back what the dead held, and differs by more than 1 MB from boot
+    // to boot: the least of a few boots of each counts.
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        theirs.push(in_use(&archives::baseline(&kernel)?, format!("img={url}"))?);
+        ours.push(in_use(&archives::for_qemu(&kernel)?, format!("rootbeam.image={url}"))?);
+        if ours.iter().min() < theirs.iter().map(|theirs| theirs + 1_000_000).min().as_ref() {
+            return Ok(());
+        }
+    }
+    bail!("{ours:?} bytes are in use, {theirs:?} after the shell initramfs")
 }
 
 fn boot_image(image: &Path, name: &str, words: &str) -> Result<Booted> {

@@ -61,7 +61,7 @@ fn begins_anew() -> Result<()> {
 /// Kills a worker of the machine in the middle of the download; the boot succeeds all the same.
 fn boot_and_kill(scene: &Scene, words: &str, role: &str) -> Result<(Booted, ImageReport)> {
     // Slow enough that there is a middle to be hit: the first line of progress comes after a second.
-    scene.http.commit(Rule { path: Some(PATH.to_owned()), when: When::Always, fault: Fault::Rate(8 << 20) });
+    scene.http.commit(Rule { path: Some(PATH.to_owned()), when: When::Always, fault: Fault::Rate(4 << 20) });
     let mut guest = scene.machine(words)?.start()?;
     let before = guest.console().wait_for(" %), ", SOON)?;
     ensure!(!before.contains("(100 %)"), "the image was complete already: {before}");

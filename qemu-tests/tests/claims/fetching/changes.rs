@@ -62,7 +62,7 @@ fn replaced_by(vouched: Vouched, size: u64) -> Result<()> {
             site = site.content(&format!("/new{path}"), content.clone());
         }
     }
-    let http = network.http(site)?.faults([Rule::of(PATH, When::Always, Fault::Rate(4 << 20))]);
+    let http = network.http(site)?.faults([Rule::of(PATH, When::Always, Fault::Rate(2 << 20))]);
     let guest = machine(&network, "")?.start()?;
     http.wait_sent(PATH, SIZE / 2, SOON)?;
     for suffix in FILES {

@@ -331,7 +331,7 @@ fn weakest() -> Result<()> {
 fn killed() -> Result<()> {
     let scene = Scene::of(site(&["one"])?)?;
     let path = "/one.squashfs";
-    scene.http.commit(Rule::of(path, When::Always, Fault::Rate(100_000)));
+    scene.http.commit(Rule::of(path, When::Always, Fault::Rate(50_000)));
     let mut guest = scene.machine(&format!("rootbeam.layer={SERVER}{path}"))?.start()?;
     scene.http.wait_sent(path, 70_000, SOON)?;
     let store = guest.worker(role::STORE)?.context("no store")?;

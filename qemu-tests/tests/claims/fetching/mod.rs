@@ -207,7 +207,7 @@ fn identical(probe: &mut Probe, world: &World, image: &[u8]) -> Result<(Report, 
 
 /// What a server sent for an image is the image and hardly more.
 #[track_caller]
-fn thrifty(sent: u64, size: u64) -> Result<()> {
+pub fn thrifty(sent: u64, size: u64) -> Result<()> {
     let at = std::panic::Location::caller();
     if sent > size + size / 20 {
         bail!("{at}: {sent} bytes were sent for an image of {size}");

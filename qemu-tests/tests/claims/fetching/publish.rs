@@ -62,7 +62,7 @@ impl Newsstand {
         let folder = tempfile::tempdir()?;
         publish(image, folder.path(), &[])?;
         let network = Network::new()?;
-        wire(&network, "add", "24mbit")?;
+        wire(&network, "add", "12mbit")?;
         let address = format!("{}:80", network.server()).parse()?;
         let server = network.namespace().enter(|| Server::start(folder.path(), address, Log::none()))??;
         Ok(Self { network, folder, _server: server })

@@ -56,7 +56,7 @@ fn killed<S: Send>(start: impl Fn(&Path) -> Result<S> + Sync) -> Result<()> {
     let start = || network.namespace().enter(|| start(image.folder()))?;
     let server = start()?;
     let words = format!("rootbeam.image={URL} rootbeam.on-failure=poweroff rootbeam.stall=2");
-    let boot = Boot::new(&archives::for_namespaces()?).nic(Nic::on(&network).wire(16)).cmdline(&words).limit(SOON);
+    let boot = Boot::new(&archives::for_namespaces()?).nic(Nic::on(&network).wire(8)).cmdline(&words).limit(SOON);
     let guest = boot.start()?;
     let before = guest.console().wait_for(" %), ", SOON)?;
     ensure!(!before.contains("(100 %)"), "the image was complete already: {before}");

@@ -93,8 +93,6 @@ impl Node {
             .forward(80)
             .start()?;
         guest.log_in(name)?;
-        // Nor may what comes of it as a warning all the same.
-        guest.shell("dmesg -n 1")?;
         Ok(Self { guest, http, image, _folder: folder })
     }
 
