@@ -310,9 +310,9 @@ pub enum StoreNews {
         /// What it is.
         facts: ImageFacts,
     },
-    /// Something has waited for seconds to be read.
+    /// A read has waited for seconds; said of another that has as well, once that one goes on.
     ReadWaits,
-    /// Nothing waits any more that did.
+    /// No read has waited for seconds any more.
     ReadGoesOn,
     /// Chunks of the served image in the order in which they are first read: answer to `StoreOrder::Touched`. Where there
     /// are no more for now, they are fewer than [`PIECE`](crate::store::PIECE).

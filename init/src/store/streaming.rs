@@ -2,6 +2,7 @@
 //! is answered at once, what is missing is asked of the engine before anything else. When all is there, the loop device
 //! that stands on this file is set on the image's own memory, and this file is nobody's any more.
 
+use super::patience::Patience;
 use super::trace::Trace;
 use crate::boot_order::Subject;
 use crate::contract::STREAM_FILE;
@@ -29,14 +30,12 @@ const FOR_GOOD: Duration = Duration::from_secs(1 << 30);
 const MOST: u64 = 1 << 20;
 
 /// Reads that the kernel hands over before one of them is answered: as many as a loop device can have under way (its queue
-/// depth, drivers/block/loop.c).
+/// depth, drivers/block/loop.c). A machine of less than 400 MB gets fewer of whoever has no privilege (max_user_bgreq,
+/// fs/fuse/inode.c).
 const AT_ONCE: u16 = 128;
 
 /// The number of that error.
 const ECONNABORTED: i32 = 103;
-
-/// So long a read waits before somebody is told.
-pub const LONG: Duration = Duration::from_secs(5);
 
 /// What became of the swap.
 #[derive(Debug)]
@@ -55,8 +54,7 @@ pub struct Streaming {
     sealed: bool,
     /// After that a read fails.
     eio: Option<Duration>,
-    /// Whether it was told that something waits.
-    waits: bool,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -114,7 +112,7 @@ impl Streaming {
         let shared = Shared { image, size: pages, chunk_size, bell: Bell::new()?, state: Mutex::new(state) };
         let shared = Arc::new(shared);
         let file = StreamFile(Arc::clone(&shared));
-        let connection = fuse::ends_first(connection)?;
+        let connection = fuse::ends_first(connection);
         let ended = Arc::clone(&shared);
         let serve = move || {
             // The kernel has sent its greeting when it mounted: this does not wait for anybody.
@@ -128,7 +126,7 @@ impl Streaming {
             ended.tell(End::Released);
         };
         std::thread::Builder::new().name("stream".to_owned()).spawn(serve)?;
-        Ok(Self { shared, device: None, sealed: false, eio, waits: false })
+        Ok(Self { shared, device: None, sealed: false, eio, patience: Patience::default() })
     }
 
     /// Readable when there is something to take up.
@@ -159,8 +157,10 @@ impl Streaming {
     pub fn due(&self) -> Option<Instant> {
         let state = self.shared.lock();
         let oldest = state.waiting.iter().map(|read| read.since).min()?;
-        let told = (!self.waits).then(|| oldest + LONG);
-        [told, self.eio.zip(state.stalled).map(|(eio, since)| since + eio)].into_iter().flatten().min()
+        [self.patience.due(oldest), self.eio.zip(state.stalled).map(|(eio, since)| since + eio)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// From now on a read fails after `eio`, where that is given.
@@ -168,23 +168,19 @@ impl Streaming {
         self.eio = eio;
     }
 
-    /// Lets reads fail where nothing has come for too long, and says whether something waits for long, where that
-    /// changed.
+    /// Lets reads fail where nothing has come for too long, and says whether a read waits for long, where that changed
+    /// or it is another one.
     pub fn patience(&mut self, now: Instant) -> Option<bool> {
         let mut state = self.shared.lock();
         let late = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
-        let waits = state.waiting.iter().any(|read| late(read.since, LONG));
+        let oldest = state.waiting.iter().map(|read| read.since).min();
         // What failed is asked for again, page by page: only the first of these reads may take the time.
         let over = self.eio.zip(state.stalled).is_some_and(|(eio, since)| late(since, eio));
         let failed = if over { std::mem::take(&mut state.waiting) } else { Vec::new() };
-        // What has waited goes on when nothing waits at all, not when its turn was taken by another.
-        let changed = if self.waits { state.waiting.is_empty() } else { waits };
+        let changed = self.patience.look(oldest, state.stalled, now);
         drop(state);
         failed.into_iter().for_each(|read| read.reply.error(Errno::EIO));
-        changed.then(|| {
-            self.waits = !self.waits;
-            self.waits
-        })
+        changed
     }
 
     /// What is read first, from the place `from` of that order on, where it is kept.

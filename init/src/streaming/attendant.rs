@@ -115,12 +115,14 @@ impl Attendant {
                 self.again = Some(now + REST);
             }
             StoreNews::ReadWaits => {
-                self.waits = Some(now);
-                log::warn!(
-                    "{}: something waits to be read that has not come yet, and goes on when a server brings it; {}",
-                    self.name,
-                    self.last_trouble()
-                );
+                // Once: when that one goes on, another may have waited for long as well.
+                if self.waits.replace(now).is_none() {
+                    log::warn!(
+                        "{}: something waits to be read that has not come yet, and goes on when a server brings it; {}",
+                        self.name,
+                        self.last_trouble()
+                    );
+                }
             }
             StoreNews::ReadGoesOn => {
                 self.waits = None;

@@ -12,9 +12,10 @@ const ABOVE: RawFd = 512;
 
 /// Has the kernel let go of this connection first when the process is killed: it closes the lowest number first, and
 /// carries out what it put off by that from the last to the first (fs/file.c, kernel/task_work.c). The last descriptor of
-/// a loop device waits in its end for the reads that are under way, and without the connection they fail.
-pub fn ends_first(connection: OwnedFd) -> io::Result<OwnedFd> {
-    Ok(fcntl_dupfd_cloexec(connection, ABOVE)?)
+/// a loop device waits in its end for the reads that are under way, and without the connection they fail. Where a process
+/// may not have so high a number (RLIMIT_NOFILE), it stays as it is.
+pub fn ends_first(connection: OwnedFd) -> OwnedFd {
+    fcntl_dupfd_cloexec(&connection, ABOVE).unwrap_or(connection)
 }
 
 /// Mounts what the holder of the returned descriptor will serve (fs/fuse/inode.c): read-only, and reachable by every user
