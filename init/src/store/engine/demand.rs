@@ -29,7 +29,7 @@ const SOON: Millis = 100;
 const YOUNG: Millis = 500;
 /// How many jobs may be after one chunk: the second one where the first hardly moves.
 const RIVALS: usize = 2;
-/// How many chunks that are waited for are looked at in a turn; readers wait for few at a time.
+/// For how many chunks that are waited for and that nobody brings a source is looked for in a turn.
 const LOOKED_AT: usize = 64;
 
 /// Who waits for what.
@@ -62,18 +62,18 @@ impl Demand {
             // Where it is known what a boot reads next, that is the best guess at what the reader goes on with.
             true => !ordered && self.rests_until() > now,
             false => {
-                let brings = |job: &Job, chunk: u64| match job.stage {
-                    Stage::List => job.claim.contains(&Blocks::of(chunk)),
-                    _ => job.claim.contains(&chunk),
+                let comes = |stage, place: fn(u64) -> u64| {
+                    let claims = jobs.claims(stage);
+                    self.waiting.iter().any(|chunk| claims.iter().any(|claim| claim.contains(&place(*chunk))))
                 };
-                jobs.live().any(|job| self.waiting.iter().any(|chunk| brings(job, *chunk)))
+                comes(Stage::Image, |chunk| chunk) || comes(Stage::List, Blocks::of)
             }
         }
     }
 
     /// The first chunk is waited for: what is in it tells whether the image can be served, and then it is read.
     pub(super) fn open(&mut self) {
-        self.add(0);
+        self.add(0..1);
     }
 
     /// Whether anything was waited for yet, or will be.
@@ -110,15 +110,28 @@ impl Demand {
         }
     }
 
-    fn add(&mut self, chunk: u64) {
-        if !self.waiting.contains(&chunk) {
-            self.waiting.push_back(chunk);
+    /// A reader waits for a run of chunks, all at once.
+    fn add(&mut self, run: Span) {
+        for chunk in run.clone() {
+            if !self.waiting.contains(&chunk) {
+                self.waiting.push_back(chunk);
+            }
         }
         let width = self.expected.end.saturating_sub(self.expected.start);
         // The first chunks behind the last asked ones were asked for as well, so the reader comes to ask beyond them.
-        let goes_on = chunk >= self.expected.start && chunk <= self.expected.end && self.last.is_some();
+        let goes_on = run.start >= self.expected.start && run.start <= self.expected.end && self.last.is_some();
         let ahead = if goes_on { (width * 2).clamp(AHEAD_LEAST, AHEAD_MOST) } else { 0 };
-        self.expected = chunk + 1..chunk + 1 + ahead;
+        self.expected = run.end..run.end.saturating_add(ahead);
+    }
+
+    /// How many chunks that are waited for lie right behind that one.
+    fn behind(&self, chunk: u64) -> u64 {
+        (1..AHEAD_MOST).take_while(|more| self.waiting.contains(&(chunk + more))).count() as u64
+    }
+
+    /// How many chunks are asked for with those up to `end` since their reader reads in order.
+    fn ahead(&self, end: u64) -> u64 {
+        if self.expected.start == end { self.expected.end - end } else { 0 }
     }
 }
 
@@ -143,11 +156,16 @@ impl Engine {
 
     /// Readers wait for these chunks; where the image has to be found again first, they are brought then.
     pub fn demand(&mut self, chunks: impl IntoIterator<Item = u64>, now: Millis) {
-        for chunk in chunks {
-            if matches!(&self.phase, Phase::Image { image, .. } if image.has(chunk)) {
-                continue;
+        let there = |chunk: &u64| matches!(&self.phase, Phase::Image { image, .. } if image.has(*chunk));
+        let mut runs: Vec<Span> = Vec::new();
+        for chunk in chunks.into_iter().filter(|chunk| !there(chunk)) {
+            match runs.last_mut() {
+                Some(run) if run.end == chunk => run.end += 1,
+                _ => runs.push(chunk..chunk + 1),
             }
-            self.demand.add(chunk);
+        }
+        for run in runs {
+            self.demand.add(run);
             self.demand.last = Some(now);
         }
         self.now = now;
@@ -164,33 +182,41 @@ impl Engine {
     }
 
     /// The next chunk that is waited for and that nobody brings soon.
-    pub(super) fn urgent(&self, transfer: &Transfer, now: Millis) -> Option<Move> {
-        let missing = self.demand.waiting.iter().copied().filter(|chunk| !transfer.has(*chunk));
-        missing.take(LOOKED_AT).find_map(|chunk| self.fetch_now(transfer, chunk, now))
+    pub(super) fn urgent(&self, image: &Transfer, now: Millis) -> Option<Move> {
+        let missing = self.demand.waiting.iter().copied().filter(|chunk| !image.has(*chunk));
+        // Without its hash it is of no use.
+        let needed = missing.map(|chunk| match image.list().filter(|_| image.hash(chunk).is_none()) {
+            Some(list) => (Stage::List, list, Blocks::of(chunk)),
+            None => (Stage::Image, image, chunk),
+        });
+        let nobody_brings = needed.filter(|(stage, file, chunk)| !self.comes_soon(*stage, file, *chunk, now));
+        nobody_brings.take(LOOKED_AT).find_map(|(stage, file, chunk)| self.fetch_chunk(stage, file, chunk, now))
     }
 
-    fn fetch_now(&self, image: &Transfer, chunk: u64, now: Millis) -> Option<Move> {
-        match image.list().filter(|_| image.hash(chunk).is_none()) {
-            // Without its hash it is of no use.
-            Some(list) => self.fetch_chunk(Stage::List, list, Blocks::of(chunk), now),
-            None => self.fetch_chunk(Stage::Image, image, chunk, now),
-        }
+    /// Whether a chunk is there and being judged, or somebody is about to bring it, or as many as may are after it.
+    fn comes_soon(&self, stage: Stage, transfer: &Transfer, chunk: u64, now: Millis) -> bool {
+        let after = || self.jobs.of(stage).filter(|job| job.claim.contains(&chunk));
+        self.jobs.judged(stage).any(|judged| judged == chunk)
+            || after().count() >= RIVALS
+            || after().any(|job| brings_soon(job, transfer, chunk, now))
     }
 
     fn fetch_chunk(&self, stage: Stage, transfer: &Transfer, chunk: u64, now: Millis) -> Option<Move> {
-        let after: Vec<&Job> = self.jobs.of(stage).filter(|job| job.claim.contains(&chunk)).collect();
-        if after.len() >= RIVALS || after.iter().any(|job| brings_soon(job, transfer, chunk, now)) {
-            return None;
-        }
         let source = self.best_for(stage, transfer, chunk, now)?;
-        // What lies ahead comes along, up to what is there, comes from another or has no hash yet.
-        let mut others: Vec<Span> =
-            self.jobs.of(stage).filter(|job| !job.claim.contains(&chunk)).map(|j| j.claim.clone()).collect();
+        let after = self.jobs.of(stage).find(|job| job.claim.contains(&chunk));
+        // What is waited for with it and what lies ahead come along, up to what is there, comes from another or has no
+        // hash yet.
+        let mut others = self.jobs.claims(stage);
+        others.retain(|claim| !claim.contains(&chunk));
         others.extend(transfer.unknown());
-        let expected = self.demand.expected.end.saturating_sub(self.demand.expected.start);
-        let ahead = if stage == Stage::Image { expected.max(self.meanwhile(source, transfer.chunk_size())) } else { 0 };
-        let span = transfer.gap(chunk, ahead + 1, &others).filter(|span| span.start == chunk)?;
-        Some(match after.first() {
+        let more = if stage == Stage::Image {
+            let behind = self.demand.behind(chunk);
+            behind + self.demand.ahead(chunk + 1 + behind).max(self.meanwhile(source, transfer.chunk_size()))
+        } else {
+            0
+        };
+        let span = transfer.gap(chunk, more + 1, &others).filter(|span| span.start == chunk)?;
+        Some(match after {
             Some(job) => Move::TakeOver(source, stage, job.number, span),
             None => Move::Ask(source, stage, span),
         })
@@ -240,13 +266,22 @@ mod tests {
     #[test]
     fn a_reader_that_goes_on_in_order_gets_more_ahead_and_one_that_jumps_does_not() {
         let mut demand = Demand { last: Some(0), ..Demand::default() };
-        demand.add(100);
+        demand.add(100..101);
         assert_eq!(width(&demand), 0);
         for (chunk, ahead) in [(101, 2), (104, 4), (109, 8), (118, 16), (135, 32), (168, 32)] {
-            demand.add(chunk);
+            demand.add(chunk..chunk + 1);
             assert_eq!(width(&demand), ahead, "{chunk}");
         }
-        demand.add(5);
+        demand.add(5..6);
         assert_eq!(width(&demand), 0);
+    }
+
+    #[test]
+    fn one_read_of_several_chunks_is_not_reading_in_order_and_the_next_one_is() {
+        let mut demand = Demand { last: Some(0), ..Demand::default() };
+        demand.add(100..107);
+        assert_eq!((width(&demand), demand.behind(100), demand.behind(104), demand.ahead(107)), (0, 6, 2, 0));
+        demand.add(107..114);
+        assert_eq!((demand.expected.clone(), demand.ahead(114), demand.ahead(107)), (114..116, 2, 0));
     }
 }

@@ -220,8 +220,12 @@ impl Jobs {
 
     /// The chunks of a file that need nobody else: to come, or being judged.
     pub fn claims(&self, stage: Stage) -> Vec<Span> {
-        let all = self.0.iter().filter(|job| job.stage == stage);
-        let being_judged = all.flat_map(|job| job.under_way.iter().map(|chunk| *chunk..chunk + 1));
-        self.of(stage).map(|job| job.claim.clone()).filter(|claim| !claim.is_empty()).chain(being_judged).collect()
+        let to_come = self.of(stage).map(|job| job.claim.clone()).filter(|claim| !claim.is_empty());
+        to_come.chain(self.judged(stage).map(|chunk| chunk..chunk + 1)).collect()
+    }
+
+    /// The chunks of a file that are there and being judged, whatever became of the jobs that brought them.
+    pub fn judged(&self, stage: Stage) -> impl Iterator<Item = u64> {
+        self.0.iter().filter(move |job| job.stage == stage).flat_map(|job| job.under_way.iter().copied())
     }
 }

@@ -94,3 +94,50 @@ fn a_reader_of_a_source_that_ignored_a_range_gets_what_it_waits_for_in_its_turn(
     let (longest, _) = read(&mut world, &[100, 20, 159]);
     assert!(longest <= 2000, "{longest}");
 }
+
+/// What is asked for at once when readers want these chunks: the first chunk of each request, and one past its last.
+fn asked_for(world: &mut World, chunks: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
+    world.engine.demand(chunks, world.now());
+    let size = u64::from(CHUNK_SIZE);
+    let asked = |action| match action {
+        Action::Get(request) => request.asked.range.map(|range| (range.start / size, range.end.div_ceil(size))),
+        _ => None,
+    };
+    std::iter::from_fn(|| world.engine.next_action()).filter_map(asked).collect()
+}
+
+#[test]
+fn one_read_of_several_chunks_is_one_request_and_the_reads_beside_it_do_not_change_it() {
+    let near = || served(400 * MIB, &[throttled(1_250_000, 1_250_000)]);
+    assert_eq!(asked_for(&mut near(), 3000..3007), [(3000, 3007)]);
+    assert_eq!(asked_for(&mut near(), [3000, 3001, 3002, 5000]), [(3000, 3003), (5000, 5001)]);
+    assert_eq!(asked_for(&mut near(), [5000, 3000, 3001, 3002]), [(5000, 5001), (3000, 3003)]);
+}
+
+#[test]
+fn what_has_come_and_is_being_judged_is_not_asked_for_again() {
+    let mut world = served(400 * MIB, &[throttled(1_250_000, 1_250_000)]);
+    assert_eq!(asked_for(&mut world, 3000..3007), [(3000, 3007)]);
+    let job = world.engine.jobs.live().find(|job| job.claim.start == 3000).unwrap().number;
+    (3000..3003).for_each(|chunk| world.engine.take(job, chunk));
+    assert_eq!(asked_for(&mut world, 3001..3003), []);
+}
+
+#[test]
+fn a_source_that_is_gone_does_not_count_as_fast() {
+    let mut world = served(400 * MIB, &[server(100), throttled(1_250_000, 1_250_000)]);
+    world.run_until(world.now() + 200, |_| false);
+    world.servers[0].temper = Temper::Dead;
+    world.run_until(world.now() + 1000, |_| false);
+    // Where it is tried again, another connection makes up for it.
+    assert!(world.engine.jobs.to(1) <= 2, "{}", world.engine.jobs.to(1));
+}
+
+#[test]
+fn a_source_that_brings_more_by_more_connections_gets_them_while_the_image_is_served() {
+    // By two connections it took 5.3 s.
+    let mut world = served(400 * MIB, &[throttled(40_000_000, 120_000_000)]);
+    let begun = world.now();
+    let took = world.run(60_000) - begun;
+    assert!(took < 4500, "{took}");
+}

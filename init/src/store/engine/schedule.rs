@@ -155,7 +155,8 @@ impl Engine {
     fn climb(&mut self, now: Millis) {
         if let Phase::Image { image, .. } = &self.phase {
             let sources = self.sources.live().count();
-            let most = LANES.min(sources * PER_SOURCE).saturating_sub(sources);
+            let beside = self.base(image, sources, now);
+            let most = LANES.min(sources * (PER_SOURCE - self.demand.connections_kept())).saturating_sub(beside);
             self.climb.step(now, self.tally.fetched, image.size() - image.verified(), most);
         }
     }
@@ -172,14 +173,12 @@ impl Engine {
         {
             return Some(urgent);
         }
-        let ordered = self.is_ordered(transfer);
         if running >= lanes.saturating_sub(self.demand.lanes_kept()).max(1)
-            || self.demand.comes_first(&self.jobs, ordered, now)
+            || self.demand.comes_first(&self.jobs, self.is_ordered(transfer), now)
         {
             return None;
         }
-        let pipelined = ordered || self.demand.is_streaming() && self.is_fast(transfer);
-        let wanted = if pipelined { (there + extra).max(there * PIPELINED) } else { there + extra };
+        let wanted = self.base(transfer, there, now) + extra;
         let mut free: Vec<_> = self.sources.live().filter(|(_, source)| ready(source)).collect();
         free.retain(|(index, source)| {
             let careful = source.readiness().1 || source.struck || source.whole_only;
@@ -194,7 +193,7 @@ impl Engine {
         let ask = self.parts().find_map(|(stage, file)| {
             let claims = self.jobs.claims(stage);
             having(stage).find_map(|index| {
-                let span = self.span(stage, file, index, &claims, there + extra)?;
+                let span = self.span(stage, file, index, &claims, wanted)?;
                 Some(Move::Ask(index, stage, span))
             })
         });
@@ -202,9 +201,17 @@ impl Engine {
         ask.or_else(|| self.parts().find_map(take_over))
     }
 
-    /// Whether a source brings a chunk so soon that a reader does not feel what else is on its way.
-    fn is_fast(&self, transfer: &Transfer) -> bool {
-        let fastest = self.sources.live().filter_map(|(_, source)| source.rate).max();
+    /// How many connections so many sources have before it is tried whether more pay.
+    fn base(&self, transfer: &Transfer, sources: usize, now: Millis) -> usize {
+        let pipelined = self.is_ordered(transfer) || self.demand.is_streaming() && self.is_fast(transfer, now);
+        if pipelined { sources * PIPELINED } else { sources }
+    }
+
+    /// Whether a source that is there brings a chunk so soon that a reader does not feel what else is on its way.
+    fn is_fast(&self, transfer: &Transfer, now: Millis) -> bool {
+        let there = |source: &Source| source.readiness().0 <= now && !source.readiness().1;
+        let rates = self.sources.live().filter(|(_, source)| there(source)).filter_map(|(_, source)| source.rate);
+        let fastest = rates.max();
         fastest.is_some_and(|rate| transfer.chunk_size().saturating_mul(1000) / rate.max(1) < UNFELT)
     }
 

@@ -70,7 +70,7 @@ struct Body {
 
 pub(super) struct World {
     pub engine: Engine,
-    servers: Vec<Server>,
+    pub servers: Vec<Server>,
     size: u64,
     now: Millis,
     bodies: BTreeMap<u32, Body>,
