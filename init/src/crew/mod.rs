@@ -252,7 +252,7 @@ impl Crew {
 }
 
 /// Waits for a worker's end until `patience`, then kills it and waits one second more.
-fn await_end(worker: &Worker, patience: Instant) -> io::Result<()> {
+pub fn await_end(worker: &Worker, patience: Instant) -> io::Result<()> {
     for limit in [patience, Instant::now().max(patience) + Duration::from_secs(1)] {
         loop {
             if worker.ended()?.is_some() {

@@ -3,7 +3,7 @@
 
 use super::{ending, warm};
 use crate::contract::STREAM_FILE;
-use crate::crew::{Crew, News};
+use crate::crew::{self, Crew, News};
 use crate::failure::{Failure, Step};
 use crate::image::{self, Mounted};
 use crate::machine::Machine;
@@ -60,6 +60,8 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
                 continue;
             }
             Packet::Message(Built::Root { devices, init, systemd, warnings }, _) => {
+                // It has nothing left to do, and the real init finds nobody of the boot's.
+                crew::await_end(&child, Instant::now() + Duration::from_secs(2)).map_err(broken)?;
                 warnings.into_iter().for_each(|text| machine.warn(text));
                 if machine.stack.streams.are_there()
                     && systemd
