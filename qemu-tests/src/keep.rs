@@ -42,6 +42,13 @@ impl Kept {
         &self.output
     }
 
+    /// Its process id, while it runs.
+    pub fn process(&self) -> Option<u32> {
+        let keeper = self.keeper.id();
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
     /// Waits for its own end.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         // Its output closes when it ends: an event with a bound, which waiting for a process has not.

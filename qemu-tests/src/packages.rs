@@ -146,6 +146,7 @@ impl Apt {
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
+            "Acquire::Retries=5".to_owned(),
         ] {
             command.arg("-o").arg(option);
         }

@@ -166,6 +166,14 @@ impl Network {
         self.namespace.ip(&format!("link set port{port} {state}")).map(drop)
     }
 
+    /// Gives the `port`-th machine that was plugged in a wire of so many Mbit/s.
+    pub fn set_wire(&self, port: u32, mbit: u32) -> Result<()> {
+        // Room for 10 ms at full speed: less starves the bucket between timer ticks, more lets bursts through.
+        let burst = (u64::from(mbit) * 1_000_000 / 8 / 100).max(16_384);
+        let rate = format!("rate {mbit}mbit burst {burst}b latency 50ms");
+        self.namespace.run("tc", &format!("qdisc replace dev port{port} root tbf {rate}")).map(drop)
+    }
+
     /// Plugs a card into a machine's namespace as link `name`; returns the number of the port.
     pub fn plug(&self, nic: &Nic, machine: &Namespace, name: &str) -> Result<u32> {
         let number = self.ports.fetch_add(1, Ordering::Relaxed);
@@ -174,10 +182,7 @@ impl Network {
         self.namespace.cable(&port, machine, name, nic.mac.as_deref().unwrap_or(&made_up))?;
         self.namespace.ip(&format!("link set {port} master lan"))?;
         if let Some(mbit) = nic.wire {
-            // Room for 10 ms at full speed: less starves the bucket between timer ticks, more lets bursts through.
-            let burst = (u64::from(mbit) * 1_000_000 / 8 / 100).max(16_384);
-            let arguments = format!("qdisc add dev {port} root tbf rate {mbit}mbit burst {burst}b latency 50ms");
-            self.namespace.run("tc", &arguments)?;
+            self.set_wire(number, mbit)?;
         }
         if nic.carrier {
             self.set_carrier(number, true)?;

@@ -14,9 +14,9 @@ use serde_json::json;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Guests that run at once: each keeps a processor busy.
@@ -190,6 +190,40 @@ impl Guest {
         };
         Ok(Booted { outcome, console, started: self.started, world })
     }
+
+    /// The same, and how long it took: without the time in which the machine's processor waited for one of the host's,
+    /// which others use as well.
+    pub fn finish_timed(self) -> Result<(Booted, Duration)> {
+        let process = self.qemu.process().context("QEMU has ended")?;
+        let (begun, ended) = (Instant::now(), AtomicBool::new(false));
+        let before = kept_waiting(process).unwrap_or_default();
+        let (booted, waited) = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut waited = before;
+                while !ended.load(Ordering::Relaxed) {
+                    waited = kept_waiting(process).unwrap_or(waited);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                waited
+            });
+            let booted = self.finish(None);
+            ended.store(true, Ordering::Relaxed);
+            (booted, watch.join().unwrap_or(before))
+        });
+        Ok((booted?, begun.elapsed().saturating_sub(waited.saturating_sub(before))))
+    }
+}
+
+/// How long the busiest thread of a process, which is a machine's processor, was ready to run and did not
+/// (proc_pid_schedstat).
+fn kept_waiting(process: u32) -> Option<Duration> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let read = |thread: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        let mut numbers = text.split_whitespace().map_while(|number| number.parse::<u64>().ok());
+        Some((numbers.next()?, numbers.next()?))
+    };
+    threads.filter_map(read).max().map(|(_, waited)| Duration::from_nanos(waited))
 }
 
 /// QEMU's end of a channel, which it opens at its start.

@@ -48,8 +48,11 @@ fn publish(image: &Path, folder: &Path, options: &[&OsStr]) -> Result<()> {
     rootbeam(&[&words, options, &[image.as_os_str(), folder.as_os_str()]].concat())
 }
 
-/// A folder in which versions are published, served over one wire that all machines share, and so slow that nobody is done
-/// before the next version is there.
+/// Mbit/s of a wire on which nobody is done before the next version is there.
+const SLOW: u32 = 3;
+
+/// A folder in which versions are published, and a server of it. Each machine has a wire of its own: on a shared one, one
+/// may get all of it and another none.
 pub struct Newsstand {
     pub network: Network,
     folder: TempDir,
@@ -62,7 +65,6 @@ impl Newsstand {
         let folder = tempfile::tempdir()?;
         publish(image, folder.path(), &[])?;
         let network = Network::new()?;
-        wire(&network, "add", "12mbit")?;
         let address = format!("{}:80", network.server()).parse()?;
         let server = network.namespace().enter(|| Server::start(folder.path(), address, Log::none()))??;
         Ok(Self { network, folder, _server: server })
@@ -73,15 +75,16 @@ impl Newsstand {
         publish(image, self.folder.path(), &[])
     }
 
-    /// From now on the wire is fast.
-    pub fn hurry(&self) -> Result<()> {
-        wire(&self.network, "change", "1gbit")
+    /// A slow wire.
+    pub fn nic(&self) -> Nic<'_> {
+        Nic::on(&self.network).wire(SLOW)
     }
-}
 
-fn wire(network: &Network, verb: &str, rate: &str) -> Result<()> {
-    let words = format!("qdisc {verb} dev lan root tbf rate {rate} burst 256kb latency 50ms");
-    network.namespace().run("tc", &words).map(drop)
+    /// From now on the wires of these machines are fast.
+    pub fn hurry(&self, guests: &[Guest]) -> Result<()> {
+        let ports = guests.iter().filter_map(|guest| guest.port(0));
+        ports.into_iter().try_for_each(|port| self.network.set_wire(port, 1000))
+    }
 }
 
 /// The version that a machine booted, and the digest of its RAM disk.
@@ -105,8 +108,8 @@ fn eight_machines() -> Result<()> {
     let stand = Newsstand::open(&old)?;
     let url = stand.network.url("/latest.manifest");
     let archive = archives::for_namespaces()?;
-    let boot = Boot::new(&archive).cmdline(&format!("rootbeam.image={url}")).nic(Nic::on(&stand.network));
-    let guests: Vec<Guest> = (0..MACHINES).map(|_| boot.start()).collect::<Result<_>>()?;
+    let boot = |nic| Boot::new(&archive).cmdline(&format!("rootbeam.image={url}")).nic(nic).start();
+    let guests: Vec<Guest> = (0..MACHINES).map(|_| boot(stand.nic())).collect::<Result<_>>()?;
     // The first line of progress: it has read the manifest, and some of the image.
     for guest in &guests {
         guest.console().wait_for(" %), ", SOON)?;
@@ -115,12 +118,12 @@ fn eight_machines() -> Result<()> {
     for guest in &guests {
         ensure!(!guest.console().text().contains("(100 %)"), "one was done already: {}", guest.console().text());
     }
-    stand.hurry()?;
+    stand.hurry(&guests)?;
     let old = (Some(1), sum(&old)?);
     for guest in guests {
         equal(&booted(guest)?, &old)?;
     }
-    equal(&booted(boot.start()?)?, &(Some(2), sum(&new)?))
+    equal(&booted(boot(Nic::on(&stand.network))?)?, &(Some(2), sum(&new)?))
 }
 
 /// A machine asks twice, and a publication may come between: it gets the manifest of before and the signature of after.

@@ -114,9 +114,10 @@ fn told_at_once() -> Result<()> {
     scene.http.commit(Rule::of(PATH, When::Always, Fault::StallAt(size / 2)));
     let (guest, probe, _) = scene.boot()?;
     let init = guest.pid()?;
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + SOON;
     let checked = (|| -> Result<()> {
         loop {
+            std::thread::sleep(Duration::from_millis(5));
             let status: Status = match std::fs::read(format!("/proc/{init}/root/run/rootbeam/stream/status.json")) {
                 Ok(text) => serde_json::from_slice(&text)?,
                 // It comes with the keeper's first words.
@@ -130,7 +131,6 @@ fn told_at_once() -> Result<()> {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "{status:?}");
-            std::thread::sleep(Duration::from_millis(5));
         }
     })();
     checked.with_context(|| guest.console().last_lines())?;

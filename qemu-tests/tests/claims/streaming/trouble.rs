@@ -1,6 +1,6 @@
 //! Servers and workers that come and go while the system runs.
 
-use super::{PATH, SOON, Scene, completion, identical, status};
+use super::{NOISE, PATH, SOON, Scene, completion, identical, status};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::contract::role;
@@ -104,7 +104,7 @@ fn reads_what_is_there() -> Result<()> {
             std::thread::sleep(Duration::from_millis(20));
         }
         scene.http.stop();
-        let missing = scene.image.len() as u64 * 7 / 8;
+        let missing = NOISE * 7 / 8;
         let (said, heard) = std::sync::mpsc::channel();
         let read = |offset: u64| -> Result<Vec<u8>> {
             let mut bytes = vec![0; 8192];
@@ -200,23 +200,29 @@ fn killed() -> Result<()> {
     let mut scene = Scene::new()?;
     let (guest, mut probe, _) = scene.boot()?;
     let device = device(&mut probe)?;
-    let stands = format!("/sys/block/{}/loop/backing_file", device.trim_start_matches("/dev/"));
-    let on = device.clone();
+    let block = format!("/sys/block/{}", device.trim_start_matches("/dev/"));
+    // Another machine may get its number right away, but not its sequence number.
+    let disk = || std::fs::read_to_string(format!("{block}/diskseq")).unwrap_or_default();
+    let (begun, on) = (disk(), device.clone());
+    let stands = || {
+        let file = std::fs::read_to_string(format!("{block}/loop/backing_file"));
+        disk() == begun && file.is_ok_and(|file| file.trim() == "/image")
+    };
     scene.http.stop();
     let init = Pid::from_raw(guest.pid()?.try_into()?).context("no process id")?;
     let reading = std::thread::spawn(move || probe.ask(&Request::Digest(device), SOON).is_ok());
     guest.console().wait_for("something waits to be read that has not come yet", SOON)?;
-    ensure!(std::fs::read_to_string(&stands).is_ok_and(|file| file.trim() == "/image"), "{stands}");
+    ensure!(stands(), "{block}: not on the served file");
     // The connection has to end before the loop device does, whose end waits for the reads under way.
-    let (connection, disk) = (descriptor_of(&guest, "/dev/fuse")?, descriptor_of(&guest, &on)?);
-    ensure!(connection > disk, "the store has {connection} for its connection and {disk} for the loop device");
+    let (connection, device) = (descriptor_of(&guest, "/dev/fuse")?, descriptor_of(&guest, &on)?);
+    ensure!(connection > device, "the store has {connection} for its connection and {device} for the loop device");
     kill_process(init, Signal::KILL)?;
     let deadline = Instant::now() + Duration::from_secs(20);
-    while std::fs::read_to_string(&stands).is_ok_and(|file| file.trim() == "/image") {
+    while stands() {
         if Instant::now() > deadline {
             // Its end would wait for all processes of the machine.
             std::mem::forget(guest);
-            bail!("the store hangs in the kernel, and {stands} with it: abort its connection by fusectl");
+            bail!("the store hangs in the kernel, and {block} with it: abort its connection by fusectl");
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -41,7 +41,7 @@ pub fn rows() -> Vec<Trial> {
 const SOON: Duration = Duration::from_secs(120);
 /// Bytes a second in QEMU, where a system takes long to start, and in a namespace.
 const RATE: u64 = 3 << 20;
-const NATIVE_RATE: u64 = 16 << 20;
+const NATIVE_RATE: u64 = 8 << 20;
 /// What the page says of its machine.
 const TITLE: &str = "<h1>web-node lives in RAM</h1>";
 /// What a RAM disk that stands by itself stands on.
