@@ -6,13 +6,23 @@ use crate::root::program::{Program, judge};
 use crate::root::switch;
 use crate::sys::machine::Kernel;
 use crate::sys::tree::Root;
-use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 /// The largest program that is read whole.
 const LARGEST: u64 = 64 << 20;
 /// More files than any real init needs.
 const MOST: usize = 256;
+/// Pieces that are read at once, each by a thread: what is waited for one after the other takes a way to the server and
+/// back each.
+const AT_ONCE: usize = 8;
+/// Bytes of such a piece, a few of a squashfs's largest blocks.
+const PIECE: u64 = 2 << 20;
+/// Bytes of one read.
+const READ: usize = 128 << 10;
 
 /// What systemd runs and reads when it ends the system: its last stage, what its units are started by, and what the power
 /// button and `systemctl` reach it through. Its own units are read only then.
@@ -78,24 +88,59 @@ pub fn warm(root: &Root, init: &Path, kernel: &Kernel) {
 
 /// Reads files, and what those that are programs need: interpreters, the dynamic loader, libraries.
 fn read_with_needs(root: &Root, files: Vec<PathBuf>, kernel: &Kernel) {
-    let mut to_read = VecDeque::from(files);
     let mut seen: Vec<PathBuf> = Vec::new();
-    while let Some(path) = to_read.pop_front() {
-        if seen.contains(&path) || seen.len() >= MOST {
-            continue;
+    let mut next = files;
+    while !next.is_empty() {
+        let known = seen.len();
+        for path in next {
+            if !seen.contains(&path) && seen.len() < MOST {
+                seen.push(path);
+            }
         }
-        seen.push(path.clone());
-        // What is not there, or cannot be read, is found to be so by whoever wants it.
-        let Ok(Some(look)) = root.look(&path) else { continue };
-        let Ok(Some(content)) = root.read(&path, LARGEST) else { continue };
-        if let Ok(Program::Interpreted(interpreter)) = judge(&look, &kernel.machine) {
-            to_read.push_back(interpreter.into());
-        }
-        let Some(links) = Links::parse(&content, &path) else { continue };
-        for library in &links.libraries {
-            let there = |path: &PathBuf| root.look(path).ok().flatten().is_some_and(|file| file.regular);
-            to_read.extend(links.candidates(library, &kernel.machine).into_iter().find(there));
-        }
+        let new = seen.get(known..).unwrap_or_default();
+        fetch(root, new);
+        next = new.iter().flat_map(|path| needs(root, path, kernel)).collect();
     }
     log::debug!("read before the hand-over: {} files", seen.len());
+}
+
+/// What a program needs to run; nothing where it is none. What is not there, or cannot be read, is found to be so by
+/// whoever wants it.
+fn needs(root: &Root, path: &Path, kernel: &Kernel) -> Vec<PathBuf> {
+    let mut needs = Vec::new();
+    let Ok(Some(look)) = root.look(path) else { return needs };
+    let Ok(Some(content)) = root.read(path, LARGEST) else { return needs };
+    if let Ok(Program::Interpreted(interpreter)) = judge(&look, &kernel.machine) {
+        needs.push(interpreter.into());
+    }
+    if let Some(links) = Links::parse(&content, path) {
+        let there = |path: &PathBuf| root.open_file(path).is_ok_and(|file| file.is_some());
+        let found = |library| links.candidates(library, &kernel.machine).into_iter().find(there);
+        needs.extend(links.libraries.iter().filter_map(|library| found(library)));
+    }
+    needs
+}
+
+/// Has the kernel read the files, many pieces at once.
+fn fetch(root: &Root, files: &[PathBuf]) {
+    let opened: Vec<(File, u64)> = files.iter().filter_map(|path| root.open_file(path).ok()?).collect();
+    let pieces: Vec<(&File, u64)> = opened
+        .iter()
+        .flat_map(|(file, size)| (0..(*size).min(LARGEST)).step_by(PIECE as usize).map(move |start| (file, start)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut buffer = vec![0; READ];
+        while let Some((file, start)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let read = |at: &u64| file.read_at(&mut buffer, *at).is_ok_and(|count| count > 0);
+            let _ = (*start..start + PIECE).step_by(READ).take_while(read).count();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..AT_ONCE.min(pieces.len()) {
+            // With fewer it takes longer.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
 }

@@ -2,6 +2,7 @@
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -40,14 +41,22 @@ impl Root {
 
     /// Reads the first `limit` bytes of a regular file; none where it is no such.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some((file, _)) = self.open_file(path)? else { return Ok(None) };
         let mut content = Vec::new();
-        if self.look(path)?.is_some_and(|file| file.regular)
-            && let Some(file) = self.resolve(path, OFlags::RDONLY)?
-        {
-            std::fs::File::from(file).take(limit).read_to_end(&mut content)?;
-            return Ok(Some(content));
+        file.take(limit).read_to_end(&mut content)?;
+        Ok(Some(content))
+    }
+
+    /// Opens a regular file for reading, and says how large it is; none where it is no such.
+    pub fn open_file(&self, path: &Path) -> io::Result<Option<(File, u64)>> {
+        // Through O_PATH first: opening a FIFO or a device for reading could block or act.
+        let Some(found) = self.resolve(path, OFlags::PATH)? else { return Ok(None) };
+        let facts = rustix::fs::fstat(&found)?;
+        if !FileType::from_raw_mode(facts.st_mode).is_file() {
+            return Ok(None);
         }
-        Ok(None)
+        let size = u64::try_from(facts.st_size).unwrap_or(0);
+        Ok(self.resolve(path, OFlags::RDONLY)?.map(|file| (file.into(), size)))
     }
 
     /// The name of what `path` is in the end, links followed.
@@ -82,13 +91,13 @@ impl Root {
 
     /// Looks at the file `path`, links followed inside the root; none where there is none.
     pub fn look(&self, path: &Path) -> io::Result<Option<Look>> {
-        // Through O_PATH first: opening a FIFO or a device for reading could block or act.
+        // As in `open_file`.
         let Some(found) = self.resolve(path, OFlags::PATH)? else { return Ok(None) };
         let facts = rustix::fs::fstat(&found)?;
         let regular = FileType::from_raw_mode(facts.st_mode).is_file();
         let mut head = Vec::new();
         if regular && let Some(file) = self.resolve(path, OFlags::RDONLY)? {
-            std::fs::File::from(file).take(4096).read_to_end(&mut head)?;
+            File::from(file).take(4096).read_to_end(&mut head)?;
         }
         let size = u64::try_from(facts.st_size).unwrap_or(0);
         Ok(Some(Look { regular, mode: facts.st_mode & 0o7777, size, head }))
@@ -110,7 +119,7 @@ impl Root {
             OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | if create { OFlags::CREATE } else { OFlags::empty() };
         let mode = if create { Mode::from_raw_mode(0o644) } else { Mode::empty() };
         let file = rustix::fs::openat2(&self.0, path, flags, mode, ResolveFlags::IN_ROOT)?;
-        std::fs::File::from(file).write_all(content)
+        File::from(file).write_all(content)
     }
 
     /// Names in the directory `path`, at most 64, in order; none where it is no directory.
