@@ -5,7 +5,8 @@ use super::super::blocks::Blocks;
 use super::super::sources::Stage;
 use super::super::transfer::{Span, Transfer};
 use super::jobs::{Job, Jobs};
-use super::schedule::{Move, PER_SOURCE};
+use super::schedule::{Move, PER_SOURCE, REQUEST};
+use super::vicinity::Places;
 use super::{Engine, Phase};
 use crate::messages::{ImageFacts, SourceIndex};
 use std::cmp::Reverse;
@@ -21,6 +22,8 @@ const AHEAD_MOST: u64 = 32;
 const BEHIND_MOST: u64 = 16;
 /// For so long after a reader has got what it waited for nothing else is asked for: it will go on reading.
 const GRACE: Millis = 20;
+/// Who has not waited for anything for so long is not expected to go on soon.
+const QUIET: Millis = 1000;
 /// What a request of the background is meant to take while readers read, so that it is soon out of their way.
 pub(super) const BESIDE: Millis = 50;
 /// A job that brings a chunk within this time is not overtaken.
@@ -42,6 +45,7 @@ pub(super) struct Demand {
     expected: Span,
     /// When something was last waited for.
     last: Option<Millis>,
+    pub(super) places: Places,
 }
 
 impl Demand {
@@ -91,6 +95,11 @@ impl Demand {
         self.last.map_or(0, |last| last.saturating_add(GRACE))
     }
 
+    /// Whether nobody has waited for some time, or nobody ever does.
+    pub(super) fn is_quiet(&self, now: Millis) -> bool {
+        self.waiting.is_empty() && self.last.is_none_or(|last| now.saturating_sub(last) >= QUIET)
+    }
+
     /// What a request of the background is meant to take, where otherwise it were `usual`: the more the longer nobody
     /// has waited.
     pub(super) fn pace(&self, usual: Millis, now: Millis) -> Millis {
@@ -112,6 +121,7 @@ impl Demand {
 
     /// A reader waits for a run of chunks, all at once.
     fn add(&mut self, run: Span) {
+        self.places.visit(run.start);
         for chunk in run.clone() {
             if !self.waiting.contains(&chunk) {
                 self.waiting.push_back(chunk);
@@ -226,7 +236,8 @@ impl Engine {
     /// than not, and to ask for it apart would take longer.
     fn meanwhile(&self, source: SourceIndex, chunk_size: u64) -> u64 {
         let Some(source) = self.sources.get(source) else { return 0 };
-        let brings = source.rate.unwrap_or(0).saturating_mul(source.delay.unwrap_or(0)) / 1000;
+        let takes = source.delay.unwrap_or(0).max(REQUEST);
+        let brings = source.rate.unwrap_or(0).saturating_mul(takes) / 1000;
         (brings / chunk_size.max(1)).min(BEHIND_MOST)
     }
 

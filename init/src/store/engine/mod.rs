@@ -27,6 +27,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod vicinity;
 mod watch;
 
 use super::Millis;

@@ -141,3 +141,40 @@ fn a_source_that_brings_more_by_more_connections_gets_them_while_the_image_is_se
     let took = world.run(60_000) - begun;
     assert!(took < 4500, "{took}");
 }
+
+#[test]
+fn what_lies_around_a_reader_comes_before_the_beginning_of_the_image() {
+    let mut world = served(400 * MIB, &[throttled(12_500_000, 12_500_000)]);
+    let places = [3000, 5000, 1500];
+    read(&mut world, &places);
+    world.arrived.clear();
+    let around = |chunk: &u64| places.iter().any(|place| (place - 8..place + 24).contains(chunk));
+    let left = |world: &World| {
+        let image = world.engine.transfer().unwrap();
+        (0..image.chunks()).filter(|chunk| around(chunk) && !image.has(*chunk)).count()
+    };
+    let missing = left(&world);
+    assert!(missing > 80, "{missing}");
+    world.run_until(world.now() + 10_000, |engine| {
+        engine.transfer().is_none_or(|image| (0..image.chunks()).filter(around).all(|chunk| image.has(chunk)))
+    });
+    // What was on its way comes as well.
+    assert!(world.arrived.len() <= missing + 20, "{} for {missing}", world.arrived.len());
+}
+
+#[test]
+fn while_somebody_reads_further_connections_rest() {
+    let mut world = served(400 * MIB, &[throttled(20_000_000, 60_000_000)]);
+    world.run_until(world.now() + 3000, |_| false);
+    assert_eq!(world.engine.jobs.to(0), 3);
+    // What they have been asked for already comes. Two are what a wire so fast always has.
+    let soon = world.now() + 2000;
+    for chunk in scattered(400 * MIB, 80) {
+        read(&mut world, &[chunk]);
+        world.run_until(world.now() + 40, |_| false);
+        assert!(world.engine.jobs.to(0) <= 2 || world.now() < soon, "{}", world.engine.jobs.to(0));
+    }
+    assert!(world.now() > soon + 1000);
+    world.run_until(world.now() + 2000, |_| false);
+    assert_eq!(world.engine.jobs.to(0), 3);
+}

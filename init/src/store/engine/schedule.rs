@@ -30,7 +30,7 @@ const SPAN_FIRST: u64 = 8 << 20;
 const SPAN_MOST: u64 = 256 << 20;
 /// Chunks that nobody wants yet are fetched with those around them, rather than asked around, where they take no longer
 /// than this: about what a further request costs.
-const REQUEST: Millis = 3;
+pub(super) const REQUEST: Millis = 3;
 /// Connections to a source while small pieces are fetched beside readers: the next is asked for while one comes.
 const PIPELINED: usize = 2;
 /// A reader that waits so much longer for its chunk does not feel it.
@@ -66,6 +66,14 @@ pub(super) struct Climb {
 }
 
 impl Climb {
+    /// What is fetched meanwhile tells nothing.
+    fn pause(&mut self) {
+        self.step = None;
+        if self.trial.take().is_some() {
+            self.extra = self.extra.saturating_sub(1);
+        }
+    }
+
     /// Takes one step at most, `fetched` bytes having come in all and `left` being missing.
     fn step(&mut self, now: Millis, fetched: u64, left: u64, most: usize) {
         let (since, before) = *self.step.get_or_insert((now, fetched));
@@ -152,8 +160,15 @@ impl Engine {
         transfer.doubtful().find(hopeless)
     }
 
+    /// Whether more may be asked for at once than necessary: a reader would wait for it, unless it is what it reads next.
+    fn may_climb(&self, now: Millis) -> bool {
+        matches!(&self.phase, Phase::Image { image, .. } if self.demand.is_quiet(now) || self.is_ordered(image))
+    }
+
     fn climb(&mut self, now: Millis) {
-        if let Phase::Image { image, .. } = &self.phase {
+        if !self.may_climb(now) {
+            self.climb.pause();
+        } else if let Phase::Image { image, .. } = &self.phase {
             let sources = self.sources.live().count();
             let beside = self.base(image, sources, now);
             let most = LANES.min(sources * (PER_SOURCE - self.demand.connections_kept())).saturating_sub(beside);
@@ -167,7 +182,7 @@ impl Engine {
         let lanes = usize::try_from(ASSEMBLED / transfer.chunk_size().max(1)).unwrap_or(LANES).clamp(1, LANES);
         let ready = |source: &Source| source.readiness().0 <= now;
         let there = self.sources.live().filter(|(_, source)| ready(source)).count();
-        let extra = if let Phase::Image { .. } = self.phase { self.climb.extra } else { 0 };
+        let extra = if self.may_climb(now) { self.climb.extra } else { 0 };
         if let Phase::Image { image, .. } = &self.phase
             && let Some(urgent) = self.urgent(image, now)
         {
@@ -272,7 +287,15 @@ impl Engine {
                 return Some(span);
             }
         }
-        transfer.gap(0, most, &taken)
+        let around = || {
+            let mut vicinities = self.demand.places.vicinities(transfer.chunk_size());
+            vicinities.find_map(|near| {
+                let gap = transfer.gap(near.start, most, &taken)?;
+                (gap.start < near.end).then(|| gap.start..gap.end.min(near.end))
+            })
+        };
+        let near = (stage == Stage::Image && !source.whole_only).then(around).flatten();
+        near.or_else(|| transfer.gap(0, most, &taken))
     }
 
     /// Whether nobody better than `source` is there for a chunk that came wrong before; one that does not answer is
