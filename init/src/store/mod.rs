@@ -443,15 +443,18 @@ impl Worker {
                     Ok(found) => self.handle(Event::Hashed(found)),
                     Err(error) => self.no_memory(&error),
                 },
-                Action::Seal => match self.image.seal() {
-                    Ok(()) => {
-                        if let Some(streaming) = &mut self.streaming {
-                            streaming.sealed();
+                Action::Seal => {
+                    let seal = || self.image.seal();
+                    match self.streaming.as_ref().map_or_else(seal, |streaming| streaming.undisturbed(seal)) {
+                        Ok(()) => {
+                            if let Some(streaming) = &mut self.streaming {
+                                streaming.sealed();
+                            }
+                            self.handle(Event::Sealed);
                         }
-                        self.handle(Event::Sealed);
+                        Err(error) => self.no_memory(&error),
                     }
-                    Err(error) => self.no_memory(&error),
-                },
+                }
             }
         }
     }

@@ -14,8 +14,8 @@ pub struct Patience {
 
 impl Patience {
     /// What is to be told now, where `oldest` is since when the read waits that waits longest and `stalled` since when
-    /// something waits and nothing came: true that this one waits for long, false that no read does any more. What
-    /// failed is asked for again, and has not waited long then: nothing goes on before something came.
+    /// something waits and nothing came: true that this one waits for long, false that no read does any more.
+    /// What failed has not come, and what is asked for again has not waited long: nothing goes on before something came.
     pub fn look(&mut self, oldest: Option<Instant>, stalled: Option<Instant>, now: Instant) -> Option<bool> {
         let long = |since: &Instant| now.saturating_duration_since(*since) >= LONG;
         match oldest.filter(long) {
@@ -23,7 +23,7 @@ impl Patience {
                 self.told = Some(since);
                 Some(true)
             }
-            None if self.told.is_some() && (oldest.is_none() || !stalled.is_some_and(|since| long(&since))) => {
+            None if self.told.is_some() && !stalled.is_some_and(|since| long(&since)) => {
                 self.told = None;
                 Some(false)
             }
@@ -69,6 +69,12 @@ mod tests {
     fn who_waits_for_long_after_another_is_told_of_as_well() {
         let turns = [(5, Some(0), Some(5)), (6, Some(1), Some(6)), (7, Some(1), Some(7)), (8, Some(3), Some(8))];
         assert_eq!(told(&turns), [(5, true), (6, true), (8, true)]);
+    }
+
+    #[test]
+    fn a_read_that_failed_and_is_not_made_again_does_not_go_on_before_something_came() {
+        let turns = [(5, Some(0), Some(0)), (30, None, Some(0)), (31, None, Some(0)), (32, None, None)];
+        assert_eq!(told(&turns), [(5, true), (32, false)]);
     }
 
     #[test]

@@ -65,6 +65,8 @@ struct Shared {
     chunk_size: u64,
     bell: Bell,
     state: Mutex<State>,
+    /// Held by who reads the image's memory.
+    reading: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,14 @@ impl Streaming {
         let mut state = State { have: have_none, waiting, stalled: None, wanted, trace, end: None };
         state.have.resize(usize::try_from(chunks.div_ceil(64)).map_err(io::Error::other)?, 0);
         (0..chunks).filter(|chunk| have(*chunk)).for_each(|chunk| state.add(chunk));
-        let shared = Shared { image, size: pages, chunk_size, bell: Bell::new()?, state: Mutex::new(state) };
+        let shared = Shared {
+            image,
+            size: pages,
+            chunk_size,
+            bell: Bell::new()?,
+            state: Mutex::new(state),
+            reading: Mutex::default(),
+        };
         let shared = Arc::new(shared);
         let file = StreamFile(Arc::clone(&shared));
         let connection = fuse::ends_first(connection);
@@ -156,7 +165,7 @@ impl Streaming {
     /// When [`Self::patience`] has something to do.
     pub fn due(&self) -> Option<Instant> {
         let state = self.shared.lock();
-        let oldest = state.waiting.iter().map(|read| read.since).min()?;
+        let oldest = state.oldest()?;
         [self.patience.due(oldest), self.eio.zip(state.stalled).map(|(eio, since)| since + eio)]
             .into_iter()
             .flatten()
@@ -172,10 +181,9 @@ impl Streaming {
     /// or it is another one.
     pub fn patience(&mut self, now: Instant) -> Option<bool> {
         let mut state = self.shared.lock();
-        let late = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
-        let oldest = state.waiting.iter().map(|read| read.since).min();
+        let oldest = state.oldest();
         // What failed is asked for again, page by page: only the first of these reads may take the time.
-        let over = self.eio.zip(state.stalled).is_some_and(|(eio, since)| late(since, eio));
+        let over = self.eio.zip(state.stalled).is_some_and(|(eio, since)| now.saturating_duration_since(since) >= eio);
         let failed = if over { std::mem::take(&mut state.waiting) } else { Vec::new() };
         let changed = self.patience.look(oldest, state.stalled, now);
         drop(state);
@@ -203,6 +211,11 @@ impl Streaming {
     pub fn take_device(&mut self, device: OwnedFd) {
         self.device = Some(device);
         self.swap();
+    }
+
+    /// Does something with the image's memory while nobody reads it: the kernel seals nothing that is in use.
+    pub fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.shared.undisturbed(work)
     }
 
     /// The image is complete and sealed.
@@ -238,6 +251,11 @@ impl State {
         }
     }
 
+    /// Since when the read waits that waits longest.
+    fn oldest(&self) -> Option<Instant> {
+        self.waiting.iter().map(|read| read.since).min()
+    }
+
     fn has(&self, chunk: u64) -> bool {
         let word = usize::try_from(chunk / 64).ok().and_then(|index| self.have.get(index));
         word.is_some_and(|word| word >> (chunk % 64) & 1 == 1)
@@ -248,6 +266,12 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that holds it can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something while nobody else reads the image's memory.
+    fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
     }
 
     fn tell(&self, end: End) {
@@ -287,7 +311,8 @@ impl Shared {
 
     fn answer(&self, read: Waiting) {
         let mut bytes = vec![0; usize::try_from(read.length).unwrap_or(0)];
-        match self.image.read_exact_at(&mut bytes, read.offset) {
+        let there = self.undisturbed(|| self.image.read_exact_at(&mut bytes, read.offset));
+        match there {
             Ok(()) => read.reply.data(&bytes),
             Err(_) => read.reply.error(Errno::EIO),
         }

@@ -358,6 +358,8 @@ impl Engine {
         match &mut self.phase {
             Phase::Discovery(rung) => *rung = Rung::Manifest,
             Phase::List { list: transfer, .. } | Phase::Image { image: transfer, .. } => transfer.forgive(),
+            // It could not be sealed.
+            Phase::Completing { .. } => self.actions.push_back(Action::Seal),
             _ => {}
         }
     }
@@ -367,9 +369,13 @@ impl Engine {
         self.actions.push_back(Action::News(StoreNews::Failed(cause)));
     }
 
-    /// What was to be written is not there, so no chunk counts as there any more.
+    /// What was to be written is not there, so no chunk counts as there any more; but where the image is served, what is
+    /// there has been told of and stays.
     fn no_memory(&mut self, errno: i32) {
         self.cancel_all();
+        if self.demand.is_streaming() {
+            return self.fail(StoreCause::Memory { errno });
+        }
         self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Image { plan, mut image } | Phase::Completing { plan, mut image } => {
                 image.start_over();

@@ -361,6 +361,39 @@ fn memory_that_is_refused_at_the_seal_is_no_dead_end() {
 }
 
 #[test]
+fn memory_that_is_refused_while_the_image_is_served_takes_nothing_from_its_readers() {
+    let mut run = Run::at_image(&["http://a/web.img"]);
+    run.head(SIZE);
+    run.chunk(0, &superblock(), true);
+    run.engine.stream(run.now);
+    run.chunk(1, &[], true);
+    let verified = run.engine.transfer().map(Transfer::verified);
+    let refused = [StoreNews::Failed(StoreCause::Memory { errno: 16 })];
+    let actions = run.on(Event::NoMemory { errno: 16 });
+    assert_eq!(news(&actions), refused);
+    let keeps = |actions: &[Action]| {
+        assert!(
+            !actions.iter().any(|action| matches!(action, Action::Allocate { .. } | Action::StartOver)),
+            "{actions:?}"
+        );
+    };
+    keeps(&actions);
+    assert_eq!(run.engine.transfer().map(Transfer::verified), verified);
+    let actions = run.on(Event::Again);
+    keeps(&actions);
+    assert_eq!((news(&actions), urls(&actions)), (vec![], vec!["http://a/web.img".to_owned()]));
+    for chunk in [2, 3] {
+        run.chunk(chunk, &[], true);
+    }
+    run.engine.written(run.now);
+    assert_eq!(run.actions().pop(), Some(Action::Complete { hash: false }));
+    assert_eq!(run.on(Event::Hashed(None)), [Action::Seal]);
+    assert_eq!(news(&run.on(Event::NoMemory { errno: 16 })), refused);
+    assert_eq!(run.on(Event::Again), [Action::Seal]);
+    assert!(matches!(news(&run.on(Event::Sealed))[..], [.., StoreNews::Done { .. }]));
+}
+
+#[test]
 fn a_signature_that_cannot_be_had_does_not_hold_up_another_source() {
     let mut wanted = wanted(&["http://a/web.img", "http://b/web.img"]);
     wanted.anchors = trust::one_key().0;
