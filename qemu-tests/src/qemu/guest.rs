@@ -2,6 +2,7 @@
 
 use super::machine::Boot;
 use super::qmp::Qmp;
+use crate::claim::equal;
 use crate::console::Console;
 use crate::keep::Kept;
 use crate::outcome::{Booted, Outcome, monotonic};
@@ -127,6 +128,12 @@ impl Guest {
         let answer = &text[begun..];
         let body = answer.split_once('\n').map_or("", |(_, rest)| rest);
         Ok(body.rsplit_once("end-").map_or(body, |(body, _)| body).replace('\r', ""))
+    }
+
+    /// Waits, on a shell of the console, until systemd has started all that belongs to its target, without a failure. Before
+    /// that nobody may be there yet who hears the power button.
+    pub fn settle(&mut self) -> Result<()> {
+        equal(&self.shell("systemctl is-system-running --wait")?.trim(), &"running")
     }
 
     /// Types on its console.

@@ -41,7 +41,9 @@ const SOON: Duration = Duration::from_secs(15);
 
 fn systemd() -> Result<Node> {
     let web = images::web()?;
-    Node::start(&web.image, &web.kernel()?, "web-node", RATE)
+    let mut node = Node::start(&web.image, &web.kernel()?, "web-node", RATE)?;
+    node.guest.settle()?;
+    Ok(node)
 }
 
 fn sysvinit() -> Result<Node> {
