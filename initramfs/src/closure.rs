@@ -104,14 +104,16 @@ impl<'a> Collector<'a> {
         if self.kernel.files.contains_key(&name) { self.add(&name) } else { Ok(()) }
     }
 
-    /// Adds every module whose path begins with `prefix`, below the release's folder.
+    /// Adds every module that has a file whose path begins with `prefix`, below the release's folder: also one whose
+    /// file there is overridden by another elsewhere.
     pub fn folder(&mut self, prefix: &str) -> Result<(), ClosureError> {
         let kernel = self.kernel;
-        kernel.files.iter().filter(|(_, path)| path.starts_with(prefix)).try_for_each(|(name, _)| self.add(name))
+        let there = |paths: &[String]| paths.iter().any(|path| path.starts_with(prefix));
+        kernel.files.iter().filter(|(_, paths)| there(paths)).try_for_each(|(name, _)| self.add(name))
     }
 
-    /// Adds every module that serves this alias and whose path is `wanted`. False if none serves it, and nothing
-    /// built in either.
+    /// Adds every module that serves this alias and has no path that is not `wanted`. False if none serves it, and
+    /// nothing built in either.
     pub fn alias(&mut self, alias: &str, wanted: impl Fn(&str) -> bool) -> Result<bool, ClosureError> {
         let aliases = match self.all.take() {
             Some(aliases) => aliases,
@@ -120,8 +122,9 @@ impl<'a> Collector<'a> {
         let found = serving(&aliases, alias);
         self.all = Some(aliases);
         let kernel = self.kernel;
-        let paths = found.iter().filter(|name| kernel.files.get(*name).is_some_and(|path| wanted(path)));
-        paths.into_iter().try_for_each(|name| self.add(name))?;
+        let all_wanted = |paths: &Vec<String>| paths.iter().all(|path| wanted(path));
+        let names = found.iter().filter(|name| kernel.files.get(*name).is_some_and(all_wanted));
+        names.into_iter().try_for_each(|name| self.add(name))?;
         Ok(!found.is_empty())
     }
 
@@ -134,7 +137,7 @@ impl<'a> Collector<'a> {
         if self.closure.modules.contains_key(name) {
             return Ok(());
         }
-        let Some(path) = self.kernel.files.get(name) else { return Ok(()) };
+        let Some(path) = self.kernel.file(name) else { return Ok(()) };
         let packed = read_module(self.kernel, path)?;
         let modinfo = packed.modinfo.clone();
         if !modinfo.vermagic.is_empty() && modinfo.release() != self.kernel.release {
@@ -240,12 +243,13 @@ fn serving(aliases: &Aliases, alias: &str) -> BTreeSet<String> {
     aliases.iter().filter(|(pattern, _)| matches(pattern, &alias)).map(|(_, module)| module.clone()).collect()
 }
 
-/// The aliases of a kernel: from depmod's file where it is there, else from every module whose path is `wanted`.
+/// The aliases of a kernel: from depmod's file where it is there, else from every module with a path that is `wanted`.
 fn read_aliases(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Aliases, ClosureError> {
     let mut aliases: Aliases = Vec::new();
     let depmod = read_or_empty(kernel, "modules.alias");
     if depmod.is_empty() {
-        let files: Vec<_> = kernel.files.iter().filter(|(_, path)| wanted(path)).collect();
+        let chosen = kernel.files.iter().filter(|(_, paths)| paths.iter().any(|path| wanted(path)));
+        let files: Vec<_> = chosen.filter_map(|(name, _)| Some((name, kernel.file(name)?))).collect();
         for found in each_in_parallel(&files, |(name, path)| {
             let own = read_module(kernel, path)?.modinfo.aliases;
             Ok(own.iter().map(|pattern| (canonical(pattern), (*name).clone())).collect::<Aliases>())
@@ -301,6 +305,7 @@ fn read_or_empty(kernel: &Kernel, name: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::modinfo::tests::module;
+    use crate::preset::Preset;
     use rootbeam_init::modules::Policy;
     use rootbeam_init::modules::index::{Files, ModuleIndex};
     use rootbeam_init::modules::plan::{Plan, plan};
@@ -372,6 +377,31 @@ mod tests {
         assert_eq!(order("crypto-crc32c"), ["crc32c_generic", "crc32c_intel"]);
         assert!(index.is_builtin("sha256") && index.is_builtin("crypto_sha256"));
         assert!(!files["modules.builtin.modinfo"].windows(4).any(|w| w == b"cpu:"));
+    }
+
+    #[test]
+    fn what_overrides_a_driver_is_taken_and_left_where_that_would_be() {
+        let (_root, kernel) = kernel(
+            &[
+                ("kernel/drivers/net/ethernet/intel/e1000e.ko", &["alias=pci:v1*"]),
+                ("updates/dkms/e1000e.ko", &["alias=pci:v1*", "depends=helper"]),
+                ("kernel/drivers/net/ethernet/intel/igb.ko", &[]),
+                ("extra/igb.ko", &[]),
+                ("updates/dkms/helper.ko", &[]),
+                ("kernel/drivers/net/wireless/iwl.ko", &["alias=pci:v1*"]),
+                ("updates/iwl.ko", &["alias=pci:v1*"]),
+            ],
+            "",
+            "",
+        );
+        let packed = |preset: Preset, devices: &[&str]| {
+            let mut collector = Collector::new(&kernel);
+            preset.collect(&mut collector, &devices.iter().map(|device| (*device).to_owned()).collect()).unwrap();
+            collector.finish().modules.into_values().map(|packed| packed.path).collect::<Vec<_>>()
+        };
+        let e1000e = ["updates/dkms/e1000e.ko", "updates/dkms/helper.ko"];
+        assert_eq!(packed(Preset::Generic, &[]), [e1000e[0], e1000e[1], "extra/igb.ko"]);
+        assert_eq!(packed(Preset::Host, &["pci:v1d2"]), e1000e);
     }
 
     #[test]

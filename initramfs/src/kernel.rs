@@ -17,8 +17,9 @@ pub struct Kernel {
     pub folder: PathBuf,
     /// What `uname -r` says under this kernel.
     pub release: String,
-    /// Canonical names and paths below the folder.
-    pub files: BTreeMap<String, String>,
+    /// The files of each module by its canonical name, as paths below the folder: first the one that is loaded, then
+    /// those that it overrides.
+    pub files: BTreeMap<String, Vec<String>>,
     /// Canonical names of what is built in, where `modules.builtin` tells.
     pub builtin: Option<BTreeSet<String>>,
     /// The lines `CONFIG_…=…`, where a configuration was found.
@@ -73,14 +74,18 @@ impl Kernel {
         let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         let resolved = folder.canonicalize().map_err(|error| KernelError::Io(folder.clone(), error))?;
         let release = name(&resolved).filter(|r| is_release(r)).ok_or(KernelError::Release(resolved.clone()))?;
-        let mut files = BTreeMap::new();
+        let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for path in module_files(&resolved)? {
-            // As depmod's default search order has it: `updates` before the kernel's own.
-            let Some(module) = of_path(&path) else { continue };
-            let slot = files.entry(module).or_insert_with(|| path.clone());
-            if path.starts_with("updates/") && !slot.starts_with("updates/") {
-                *slot = path;
+            if let Some(module) = of_path(&path) {
+                files.entry(module).or_default().push(path);
             }
+        }
+        let depmod = fs::read_to_string(resolved.join("modules.dep")).unwrap_or_default();
+        let chosen: BTreeSet<&str> = depmod.lines().filter_map(|line| Some(line.split_once(':')?.0)).collect();
+        for paths in files.values_mut() {
+            // As depmod's default search order has it: `updates` before the kernel's own. Distributions have further
+            // folders in theirs; where depmod has not run, `extra` comes before `kernel` and `weak-updates` after it.
+            paths.sort_by_key(|path| (!path.starts_with("updates/"), !chosen.contains(path.as_str())));
         }
         let builtin = fs::read_to_string(resolved.join("modules.builtin")).ok();
         let builtin = builtin.map(|text| text.lines().filter_map(of_path).collect());
@@ -91,6 +96,11 @@ impl Kernel {
     /// The root that the modules belong to: the folder above lib/modules or usr/lib/modules.
     pub fn root(&self) -> Option<&Path> {
         root_of(&self.folder)
+    }
+
+    /// The file that is loaded of this module, as a path below the folder.
+    pub fn file(&self, module: &str) -> Option<&str> {
+        self.files.get(module)?.first().map(String::as_str)
     }
 
     /// Whether the kernel has the feature of this module, whose option is `option`.
@@ -238,13 +248,34 @@ mod tests {
             for given in [root.path().to_owned(), root.path().join(lib).join("modules/6.1")] {
                 let kernel = Kernel::find(&given, None).unwrap();
                 assert_eq!(kernel.release, "6.1");
-                assert_eq!(kernel.files, [("loop_x".to_owned(), "updates/loop_x.ko".to_owned())].into());
+                assert_eq!(kernel.file("loop_x"), Some("updates/loop_x.ko"));
                 assert_eq!(kernel.root().unwrap(), root.path().canonicalize().unwrap());
                 assert_eq!(kernel.unpacks(Packing::Zstd), Support::Builtin);
                 assert_eq!(kernel.unpacks(Packing::Xz), Support::Missing);
                 assert_eq!(kernel.unpacks(Packing::None), Support::Builtin);
             }
         }
+    }
+
+    #[test]
+    fn of_several_files_of_a_module_the_one_that_depmod_prefers_comes_first() {
+        let of = |dep: &str| {
+            let files = ["updates/dkms/a.ko", "kernel/a.ko", "extra/b.ko", "kernel/b.ko", "weak-updates/b.ko"];
+            let mut files: Vec<_> = files.iter().map(|path| (format!("lib/modules/6.1/{path}"), "")).collect();
+            files.push(("lib/modules/6.1/modules.dep".to_owned(), dep));
+            let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+            let root = root(&files);
+            Kernel::find(root.path(), None)
+                .unwrap()
+                .files
+                .into_values()
+                .map(|paths| paths.join(" "))
+                .collect::<Vec<_>>()
+        };
+        let a = "updates/dkms/a.ko kernel/a.ko";
+        assert_eq!(of(""), [a, "extra/b.ko kernel/b.ko weak-updates/b.ko"]);
+        assert_eq!(of("kernel/b.ko: kernel/a.ko\n"), [a, "kernel/b.ko extra/b.ko weak-updates/b.ko"]);
+        assert_eq!(of("weak-updates/b.ko:\n"), [a, "weak-updates/b.ko extra/b.ko kernel/b.ko"]);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use rootbeam_init::modules::{ModuleIndex, Plan, Policy};
 use rootbeam_init::settings::Settings;
 use rootbeam_initramfs::archive::{ArchiveError, read};
 use rootbeam_initramfs::inspect::Report;
+use rootbeam_initramfs::modinfo::Modinfo;
 use rootbeam_initramfs::newc::kind;
 use std::collections::{BTreeMap, BTreeSet};
 
 const DRIVERS: About = About::Drivers;
 const ARCHIVE: About = About::Archive;
-/// Where the modules of network cards lie.
+/// Where the kernel's own modules of network cards lie.
 const NETWORK: &str = "kernel/drivers/net/";
 /// What lies there and drives no card, or none that a boot can use.
 const NO_CARDS: [&str; 11] =
@@ -226,9 +227,13 @@ fn cards(archive: &Archive, index: &ModuleIndex, release: &str, policy: &Policy)
     let is_card = |path: &str| {
         path.strip_prefix(NETWORK).is_some_and(|rest| !NO_CARDS.iter().any(|folder| rest.starts_with(folder)))
     };
-    let modules = index.modules().filter(|(name, module)| is_card(&module.path) && !policy.refuses(name));
+    let folder = modules_dir(release);
+    let is_foreign_card =
+        |path: &str| !path.starts_with("kernel/") && drives_a_card(archive.file(&format!("{folder}/{path}")));
+    let drives = |path: &str| is_card(path) || is_foreign_card(path);
+    let modules = index.modules().filter(|(name, module)| drives(&module.path) && !policy.refuses(name));
     let modules: Vec<&str> = modules.map(|(name, _)| name).collect();
-    let builtin = String::from_utf8_lossy(archive.file(&format!("{}/modules.builtin", modules_dir(release))));
+    let builtin = String::from_utf8_lossy(archive.file(&format!("{folder}/modules.builtin")));
     let builtin = builtin.lines().filter(|line| is_card(line)).count();
     match (modules.as_slice(), builtin) {
         ([], 0) => DRIVERS.warning(format!(
@@ -242,6 +247,16 @@ fn cards(archive: &Archive, index: &ModuleIndex, release: &str, policy: &Policy)
         }
         (modules, _) => DRIVERS.ok(format!("Its network cards: {}.", modules.join(", "))),
     }
+}
+
+/// Whether a module drives a network card that a boot can use, told by the module itself: it serves devices and makes
+/// interfaces, not wireless ones. What it calls of the kernel stands in its file by name.
+fn drives_a_card(module: &[u8]) -> bool {
+    let Ok(modinfo) = Modinfo::parse(module) else { return false };
+    let serves_devices = modinfo.aliases.iter().any(|alias| alias.contains(':'));
+    let wireless = modinfo.depends.iter().any(|name| matches!(name.as_str(), "cfg80211" | "mac80211"));
+    let calls = |symbol: &str| module.windows(symbol.len()).any(|window| window == symbol.as_bytes());
+    serves_devices && !wireless && (calls("register_netdev") || calls("usbnet_probe"))
 }
 
 /// The release in a Linux kernel for x86 (Documentation/arch/x86/boot.rst, `kernel_version`); none in other files.

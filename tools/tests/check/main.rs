@@ -7,7 +7,7 @@ mod layers;
 mod nginx;
 mod scene;
 
-use common::{rootbeam, run, succeed};
+use common::{elf, rootbeam, run, succeed};
 use scene::{Scene, check, only};
 use std::fs;
 use std::io::Write;
@@ -97,6 +97,27 @@ fn an_archive_that_cannot_boot_the_image_is_told() {
     only(check(&scene.pack(&[]), &image, &[], false), 3, "The archive has no module squashfs");
     fs::write(scene.path("rubbish"), "rubbish").unwrap();
     only(check(&scene.path("rubbish"), &image, &[], false), 3, "neither a cpio archive nor a compression");
+}
+
+#[test]
+fn drivers_of_cards_from_outside_of_the_kernels_tree_are_counted() {
+    let scene = Scene::new();
+    fs::remove_file(scene.path("kernel/lib/modules/6.1/kernel/drivers/net/virtio_net.ko")).unwrap();
+    let module = |path: &str, fields: &[&str]| {
+        let fields = [fields, &["vermagic=6.1 SMP mod_unload "]].concat();
+        scene.file(&format!("kernel/lib/modules/6.1/{path}"), &elf(1, Some(&fields)));
+    };
+    module("kernel/drivers/net/ethernet/intel/e1000e.ko", &["alias=pci:v1*"]);
+    module("updates/dkms/e1000e.ko", &["alias=pci:v1*", "x=register_netdev"]);
+    module("extra/ixgbe.ko", &["alias=pci:v2*", "x=register_netdev"]);
+    module("extra/disk.ko", &["alias=pci:v3*"]);
+    module("extra/tunnel.ko", &["alias=rtnl-link-tunnel", "x=register_netdevice"]);
+    module("extra/radio.ko", &["alias=usb:v4*", "x=register_netdevice", "depends=cfg80211"]);
+    module("kernel/net/wireless/cfg80211.ko", &[]);
+    let include = ["ixgbe", "disk", "tunnel", "radio"].map(|name| ["--include-module", name]).concat();
+    let words = "rootbeam.image=http://10.0.0.1/web.squashfs";
+    let (_, found) = check(&scene.pack(&include), words, &["--offline"], true);
+    assert!(found.contains(&"ok drivers Its network cards: e1000e, ixgbe.".to_owned()), "{found:#?}");
 }
 
 #[test]
