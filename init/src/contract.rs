@@ -24,10 +24,11 @@ pub const NODES: [Node; 2] = [
 /// Empty directories of the archive.
 pub const DIRECTORIES: [&str; 9] = ["dev", "etc", "etc/rootbeam", "lib", "lib/modules", "proc", "run", "sbin", "sys"];
 
-/// The program that the kernel starts, and its other name, by which the kernel requests modules.
+/// The program that the kernel starts, and that answers its requests of modules under the names [`MODPROBE`].
 pub const INIT: &str = "init";
-/// Symbolic link to [`INIT`]: `kernel.modprobe` as every stock kernel has it.
-pub const MODPROBE: &str = "sbin/modprobe";
+/// Symbolic links to [`INIT`]: what stock kernels have as CONFIG_MODPROBE_PATH. It is the first almost everywhere, the
+/// second in Fedora and RHEL, and the third where `/usr/sbin` has been merged into `/usr/bin`.
+pub const MODPROBE: [&str; 3] = ["sbin/modprobe", "usr/sbin/modprobe", "usr/bin/modprobe"];
 /// An os-release file; its presence is what marks an initrd for systemd and others.
 pub const INITRD_RELEASE: &str = "etc/initrd-release";
 /// Command-line words packed with the archive, one or more a line, `#` to the end of the line is a comment.

@@ -90,7 +90,9 @@ impl Parts<'_> {
             tree.put(node.path, Node::Device { mode: node.mode, major: node.major, minor: node.minor });
         }
         tree.program(contract::INIT, self.init);
-        tree.put(contract::MODPROBE, Node::Symlink(format!("/{}", contract::INIT)));
+        for path in contract::MODPROBE {
+            tree.put(path, Node::Symlink(format!("/{}", contract::INIT)));
+        }
         tree.file(contract::INITRD_RELEASE, release_file());
         tree.file(contract::BUILD_TIME, format!("{}\n", self.build_time));
         self.add_modules(&mut tree);

@@ -183,6 +183,11 @@ fn the_archive_holds_exactly_what_init_expects() {
         "drwxr-xr-x sbin",
         "lrwxrwxrwx sbin/modprobe -> /init",
         "drwxr-xr-x sys",
+        "drwxr-xr-x usr",
+        "drwxr-xr-x usr/bin",
+        "lrwxrwxrwx usr/bin/modprobe -> /init",
+        "drwxr-xr-x usr/sbin",
+        "lrwxrwxrwx usr/sbin/modprobe -> /init",
     ];
     assert_eq!(list, expected);
     assert_eq!(report.kernels, ["6.1"]);
