@@ -87,7 +87,7 @@ impl Preset {
 /// Something that a boot needs of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feature {
-    /// The module that has it.
+    /// The module that has it, or for [`COMPRESSORS`] how it was to be built.
     pub module: &'static str,
     /// The kernel option.
     pub option: &'static str,
@@ -106,6 +106,16 @@ pub const FEATURES: [Feature; 6] = [
     Feature { module: "erofs", option: "CONFIG_EROFS_FS", lost: "no erofs image can be mounted", vital: false },
     Feature { module: "fuse", option: "CONFIG_FUSE_FS", lost: "images cannot be streamed", vital: false },
 ];
+
+/// Compressors that `rootbeam image build` can take. Only a configuration tells of them.
+pub const COMPRESSORS: [Feature; 3] = {
+    let lost = "images compressed by it cannot be mounted, so build them with another --compress";
+    [
+        Feature { module: "squashfs with zstd", option: "CONFIG_SQUASHFS_ZSTD", lost, vital: false },
+        Feature { module: "squashfs with xz", option: "CONFIG_SQUASHFS_XZ", lost, vital: false },
+        Feature { module: "squashfs with gzip", option: "CONFIG_SQUASHFS_ZLIB", lost, vital: false },
+    ]
+};
 
 /// A feature that the kernel does not have, or of which nothing tells that it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,5 +143,9 @@ impl fmt::Display for Lack {
 /// The features that this kernel lacks.
 pub fn lacks(kernel: &Kernel) -> Vec<Lack> {
     let all = FEATURES.iter().map(|f| Lack { feature: *f, support: kernel.support(f.module, f.option) });
-    all.filter(|lack| matches!(lack.support, Support::Missing | Support::Unknown)).collect()
+    let lacking = all.filter(|lack| matches!(lack.support, Support::Missing | Support::Unknown));
+    let config = kernel.config.as_ref().filter(|config| config.get("CONFIG_SQUASHFS").is_some());
+    let without = |f: &&Feature| config.is_some_and(|config| config.get(f.option).is_none());
+    let compressors = COMPRESSORS.iter().filter(without).map(|f| Lack { feature: *f, support: Support::Missing });
+    lacking.chain(compressors).collect()
 }

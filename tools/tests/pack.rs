@@ -272,6 +272,26 @@ fn refuses_a_kernel_that_cannot_boot_an_image_unless_told() {
 }
 
 #[test]
+fn warns_of_a_compressor_that_the_kernels_squashfs_was_built_without() {
+    let root = Root::new();
+    let warnings = |config: &str| {
+        root.file("boot/config-6.1", format!("CONFIG_RD_ZSTD=y\n{config}").as_bytes());
+        let mut command = common::rootbeam();
+        command.args(["pack", "--modules"]).arg(root.0.path()).arg("--init").arg(root.path("in/init"));
+        let (_, said) = common::succeed(command.arg("-o").arg(root.path("initrd")));
+        said.lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = "CONFIG_SQUASHFS=m\nCONFIG_SQUASHFS_ZLIB=y\nCONFIG_SQUASHFS_XZ=y\nCONFIG_SQUASHFS_ZSTD=y\n";
+    assert_eq!(warnings(all), [""; 0]);
+    assert_eq!(warnings(""), [""; 0], "this config tells nothing of squashfs");
+    assert_eq!(
+        warnings(&all.replace("CONFIG_SQUASHFS_ZSTD=y", "# CONFIG_SQUASHFS_ZSTD is not set")),
+        ["warning: the kernel has no squashfs with zstd (CONFIG_SQUASHFS_ZSTD): images compressed by it cannot be \
+          mounted, so build them with another --compress"]
+    );
+}
+
+#[test]
 fn refuses_a_compression_that_the_kernel_cannot_unpack() {
     let root = Root::new();
     assert_eq!(
