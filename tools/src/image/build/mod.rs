@@ -140,9 +140,9 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         }
         _ => native::write(&source, &inventory, compression, date, output.file(), term)?,
     }
+    let size = std::fs::metadata(output.path())?.len();
     output.publish()?;
 
-    let size = std::fs::metadata(&args.output)?.len();
     result(format_args!(
         "{}: {} from {} files and folders",
         args.output.display(),
