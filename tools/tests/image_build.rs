@@ -451,6 +451,71 @@ fn faulty_sources_are_refused_and_leave_nothing() {
     refuse(&truncated, &[], "truncated");
 }
 
+/// A tar of these members: name, and contents or what it is a hard link to.
+fn tar_of(path: &Path, members: &[(&str, Result<&str, &str>)]) {
+    let mut builder = tar::Builder::new(fs::File::create(path).unwrap());
+    for (name, member) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_mtime(1_600_000_000);
+        header.set_uid(0);
+        header.set_gid(0);
+        match member {
+            Ok(contents) => {
+                header.set_size(contents.len() as u64);
+                builder.append_data(&mut header, name, contents.as_bytes()).unwrap();
+            }
+            Err(target) => {
+                header.set_size(0);
+                header.set_entry_type(tar::EntryType::Link);
+                builder.append_link(&mut header, name, target).unwrap();
+            }
+        }
+    }
+    builder.finish().unwrap();
+}
+
+#[test]
+fn a_hard_link_before_the_last_of_its_file_in_the_tar_is_refused_with_both_names() {
+    let folder = tempdir().unwrap();
+    let (tar, image) = (folder.path().join("a.tar"), folder.path().join("a.squashfs"));
+    let a_and_b = [("opt/a", Ok("old")), ("opt/b", Err("opt/a"))];
+    let mut command = rootbeam();
+    command.args(["image", "build"]).arg(&tar).arg("-o").arg(&image);
+
+    let expected = "opt/b is a hard link to opt/a, which the tar has, or has anew, only after the link: unpack the tar and \
+                    build from the folder, or make the tar again in one go";
+    // What `tar -r` of a newer file makes, and what no tar should hold.
+    for members in [&[a_and_b[0], a_and_b[1], ("opt/a", Ok("new"))][..], &[a_and_b[1], a_and_b[0]]] {
+        tar_of(&tar, members);
+        let (code, _, said) = run(&mut command);
+        assert_eq!((code, image.exists()), (1, false), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
+    // Where the link is in it anew too, nothing is amiss.
+    tar_of(&tar, &[a_and_b[0], a_and_b[1], ("opt/a", Ok("new")), a_and_b[1]]);
+    succeed(&mut command);
+}
+
+#[test]
+fn a_writer_that_dies_by_a_signal_is_told_in_a_sentence() {
+    let folder = tempdir().unwrap();
+    let tar = folder.path().join("a.tar");
+    tar_of(&tar, &[("a", Ok("a")), ("b", Err("a"))]);
+    let program = folder.path().join("mksquashfs");
+    fs::write(&program, "#!/bin/sh\nkill -SEGV $$\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = rootbeam();
+    command.env("PATH", folder.path()).args(["image", "build"]).arg(&tar).arg("-o").arg(folder.path().join("image"));
+    let (code, _, said) = run(&mut command);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("/mksquashfs was ended by signal 11 before the image was whole, and said nothing: "),
+        "{said}"
+    );
+    assert!(!said.trim_end().ends_with(':'), "{said}");
+}
+
 #[test]
 fn an_unreadable_clock_word_is_refused() {
     let folder = tempdir().unwrap();

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -109,7 +110,17 @@ impl Job {
             return Ok(());
         }
         let name = self.program.display();
-        bail!("{name} failed ({status}): {}", String::from_utf8_lossy(said).trim())
+        let said = String::from_utf8_lossy(said);
+        let said = said.trim();
+        if let Some(signal) = status.signal() {
+            bail!(
+                "{name} was ended by signal {signal} before the image was whole, and said {}: by signal 9 a machine \
+                 ends what needs too much memory; any other is a fault of the program, which another version of \
+                 squashfs-tools may not have",
+                if said.is_empty() { "nothing" } else { said }
+            );
+        }
+        bail!("{name} failed ({status}): {said}")
     }
 }
 

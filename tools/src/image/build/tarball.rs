@@ -65,6 +65,7 @@ impl Tarball {
             inventory.skipped.extend(spans.insert(path.clone(), member.span));
             inventory.entries.insert(path, entry);
         }
+        check_links(&inventory, &spans).with_context(|| self.name.clone())?;
         inventory.skipped.sort_by_key(|span| span.start);
         inventory.excluded = excluded.into_iter().collect();
         settle_links(&mut inventory)?;
@@ -178,6 +179,26 @@ fn clean(name: &[u8]) -> Result<PathBuf> {
         path.push(part);
     }
     Ok(path)
+}
+
+/// Refuses links before what they are links to. A link of a tar is to the member of that name before it: where a later one
+/// replaces that, the link keeps the old contents, which no inventory has, and mksquashfs crashes at a link whose file it
+/// has not seen.
+fn check_links(inventory: &Inventory, spans: &HashMap<PathBuf, Range<u64>>) -> Result<()> {
+    let begin = |path: &Path| spans.get(path).map(|span| span.start);
+    for (path, entry) in &inventory.entries {
+        if let Content::Link(target) = &entry.content
+            && begin(target) > begin(path)
+        {
+            bail!(
+                "{} is a hard link to {}, which the tar has, or has anew, only after the link: unpack the tar and build \
+                 from the folder, or make the tar again in one go",
+                path.display(),
+                target.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Makes every link point at the file itself, and refuses links to what is not there.
