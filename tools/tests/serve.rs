@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -40,6 +40,11 @@ fn image() -> Vec<u8> {
 
 impl Serve {
     fn start() -> Self {
+        Self::by(rootbeam())
+    }
+
+    /// Started by a command that takes the arguments of `rootbeam`.
+    fn by(mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("served");
         fs::create_dir_all(root.join("sub folder")).unwrap();
@@ -52,7 +57,6 @@ impl Serve {
         fs::write(folder.path().join("secret"), "secret").unwrap();
         symlink("../secret", root.join("escape")).unwrap();
         symlink("web.squashfs", root.join("latest")).unwrap();
-        let mut command = rootbeam();
         command.arg("serve").arg(&root).args(["--listen", "127.0.0.1:1", "--port", "0", "--json"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -291,6 +295,16 @@ fn answers_under_way_are_finished_when_it_is_stopped() {
     let (code, _) = serve.stop(Signal::TERM);
     assert_eq!(code, Some(0));
     assert!(reader.join().unwrap().ends_with(&image()));
+}
+
+#[test]
+fn more_connections_than_the_soft_limit_of_open_files_are_served() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 50 && exec \"$@\"", "sh"]).arg(rootbeam().get_program()).env("NO_COLOR", "1");
+    let serve = Serve::by(command);
+    let idle: Vec<TcpStream> = (0..200).map(|_| serve.connect()).collect();
+    assert_eq!(serve.get("/empty", &[]).status, 200);
+    drop(idle);
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod server;
 use crate::term::{Term, result};
 use anyhow::{Context, Result};
 use log::Log;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::Server;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ Ranges, If-Range, entity tags and dates are answered as a resuming client needs 
 out of the folder are not served. Published files should be replaced by renaming, never written over: a client that is
 reading the old one then finishes it.
 
+A connection without a request for 60 s is closed, and one whose client takes nothing of its answer for 3 minutes.
 The access log goes to standard error. SIGINT and SIGTERM stop the server; answers under way get 5 s to finish.";
 
 /// Arguments of `rootbeam serve`.
@@ -64,6 +66,7 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         .block_on(async { signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?))) });
     let (mut interrupt, mut terminate) = signals.context("cannot wait for signals")?;
 
+    allow_many_files();
     let log = if term.is_quiet() { Log::none() } else { Log::stderr() };
     let server = Server::start(&args.folder, listen, log)?;
     let address = server.address();
@@ -93,6 +96,14 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     });
     runtime.shutdown_background();
     Ok(())
+}
+
+/// Every connection is an open file, and every answer one more: of these the system's soft limit is small, for the sake
+/// of old programs that use select(2), and the hard one is not.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // The old limit will do too.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The addresses by which a listener can be reached: its own, or all of the machine's where it listens on any.

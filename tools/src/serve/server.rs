@@ -6,17 +6,25 @@ use super::log::{Entry, Log, Part};
 use super::path::{Root, decode, encode};
 use anyhow::{Context, Result};
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::Request;
 use axum::http::header::{
     ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, LOCATION,
 };
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use axum::serve::ListenerExt;
+use axum::serve::Listener;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use rustix::io::Errno;
+use rustix::net::sockopt;
+use std::convert::Infallible;
 use std::fs::{File, Metadata};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +35,15 @@ use tokio::sync::oneshot;
 
 /// How long answers that are under way may take once the server is to stop.
 pub const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a connection may be open without a request, or with half of one. A machine that streams connects anew.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// After what silence the kernel asks whether a client is still there, and how often.
+const PROBE: Duration = Duration::from_secs(15);
+
+/// How long a client may take nothing of what it has asked for. Generous, since one that is slow takes in bursts.
+const STUCK: Duration = Duration::from_secs(180);
 
 /// A server that runs until it is stopped or dropped.
 pub struct Server {
@@ -43,6 +60,10 @@ struct Shared {
 impl Server {
     /// Serves `folder` on `listen`; with port 0 the kernel chooses one.
     pub fn start(folder: &Path, listen: SocketAddr, log: Log) -> Result<Self> {
+        Self::with_idle(folder, listen, log, IDLE)
+    }
+
+    fn with_idle(folder: &Path, listen: SocketAddr, log: Log, idle: Duration) -> Result<Self> {
         let root = Root::open(folder).with_context(|| format!("cannot serve the folder {}", folder.display()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let listener = runtime
@@ -53,7 +74,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("http".into())
-            .spawn(move || runtime.block_on(serve(listener, shared, stopped)))?;
+            .spawn(move || runtime.block_on(serve(listener, shared, idle, stopped)))?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -84,33 +105,49 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>, stopped: oneshot::Receiver<()>) {
-    let app = axum::Router::new().fallback(answer).with_state(shared);
-    let service = app.into_make_service_with_connect_info::<SocketAddr>();
-    let (ending, ended) = oneshot::channel();
-    let shutdown = async move {
-        // The sender sends or is dropped: either way it is over.
-        let _ = stopped.await;
-        let _ = ending.send(());
-    };
-    // A small answer must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown);
+async fn serve(mut listener: TcpListener, shared: Arc<Shared>, idle: Duration, mut stopped: oneshot::Receiver<()>) {
+    let connections = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    // It runs while a request is awaited, also one that follows another, and not while an answer is sent.
+    http.timer(TokioTimer::new()).header_read_timeout(idle);
+    loop {
+        let (stream, client) = tokio::select! {
+            accepted = Listener::accept(&mut listener) => accepted,
+            // The sender sends or is dropped: either way it is over.
+            _ = &mut stopped => break,
+        };
+        // What a socket refuses, its connection goes without.
+        let _ = prepare(&stream);
+        let (shared, client) = (shared.clone(), client.ip().to_canonical());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answer = answer(shared.clone(), client, request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        // How it ends concerns the client alone; what became of its requests is logged.
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    drop(listener);
     tokio::select! {
-        _ = server => {}
-        _ = async { let _ = ended.await; tokio::time::sleep(GRACE).await } => {}
+        () = connections.shutdown() => {}
+        () = tokio::time::sleep(GRACE) => {}
     }
 }
 
-async fn answer(
-    State(shared): State<Arc<Shared>>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
+/// Has a connection end when its client is gone without a word, in the middle of an answer too.
+fn prepare(stream: impl AsFd) -> rustix::io::Result<()> {
+    // A small answer must not wait for the acknowledgement of the one before.
+    sockopt::set_tcp_nodelay(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, PROBE)?;
+    sockopt::set_tcp_keepintvl(&stream, PROBE)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    // It is also the limit of unanswered probes.
+    sockopt::set_tcp_user_timeout(&stream, STUCK.as_millis() as u32)
+}
+
+async fn answer(shared: Arc<Shared>, client: IpAddr, request: Request<Incoming>) -> Response {
     let path = request.uri().path().to_owned();
-    let mut entry = Entry::new(shared.log.clone(), client.ip().to_canonical(), request.method().clone(), path.clone());
+    let mut entry = Entry::new(shared.log.clone(), client, request.method().clone(), path.clone());
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = plain(entry, StatusCode::METHOD_NOT_ALLOWED, request.method());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -277,4 +314,53 @@ fn escape(text: &str) -> String {
 /// The path of `file` on a server.
 pub fn url_path(file: &Path) -> String {
     format!("/{}", encode(file.as_os_str().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    const GET: &[u8] = b"GET /file HTTP/1.1\r\nHost: test\r\n\r\n";
+
+    #[test]
+    fn idle_connections_are_closed_and_slow_downloads_are_not() {
+        let idle = Duration::from_millis(300);
+        let folder = tempfile::tempdir().unwrap();
+        // More than the buffers of both sockets hold.
+        let length = 64 << 20;
+        File::create(folder.path().join("file")).unwrap().set_len(length).unwrap();
+        let server = Server::with_idle(folder.path(), "127.0.0.1:0".parse().unwrap(), Log::none(), idle).unwrap();
+        let connect = |words: &[u8]| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream.write_all(words).unwrap();
+            stream
+        };
+        let mut slow = connect(GET);
+        let mut connections = [&b""[..], b"GET /file HT", b"HEAD /file HTTP/1.1\r\nHost: test\r\n\r\n"].map(connect);
+        for connection in &mut connections {
+            connection.read_to_end(&mut Vec::new()).expect("it is closed");
+        }
+        std::thread::sleep(idle * 2);
+        let mut block = vec![0; 1 << 20];
+        let mut read = 0;
+        while read < length {
+            let count = slow.read(&mut block).unwrap() as u64;
+            assert!(count > 0, "it was cut off after {read} bytes");
+            read += count;
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_gone_without_a_word_is_noticed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        prepare(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap() && sockopt::tcp_nodelay(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), PROBE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), PROBE);
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 180_000);
+    }
 }
