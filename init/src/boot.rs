@@ -70,6 +70,10 @@ fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
         machine.end(step, order.outcome(received.as_ref()), fetched);
         machine.take_image(&order, received.as_ref());
     }
+    // It may have been renewed on other terms meanwhile.
+    if let Some(lease) = crew.lease.take() {
+        machine.take_lease(lease);
+    }
     Ok(())
 }
 

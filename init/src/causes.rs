@@ -51,6 +51,10 @@ pub fn network(cause: &NetCause) -> Failure {
             fail(link.to_string(), "the lease ran out and no server renewed it".to_owned(), "check the DHCP server")
                 .passing()
         }
+        NetCause::LinkGone { link } => {
+            let remedy = "look at the kernel's messages about it; plug it in again where it was pulled";
+            fail(link.to_string(), "the link is gone".to_owned(), remedy).passing()
+        }
     }
 }
 

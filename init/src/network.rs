@@ -29,8 +29,8 @@ pub fn order(settings: &Settings) -> NetOrder {
 
 /// Waits for the net worker's answer to [`order`], loading drivers for devices that appear meanwhile.
 pub fn await_lease(crew: &mut Crew, modules: &mut Modules, settings: &Settings) -> Result<Lease, Failure> {
-    // The worker bounds its own waits; this bound is for a worker that does not.
-    let seconds = u64::from(settings.carrier) + u64::from(settings.lease) + 30;
+    // The worker bounds its own waits, for a link, its carrier and a lease; this bound is for a worker that does not.
+    let seconds = 2 * u64::from(settings.carrier) + u64::from(settings.lease) + 30;
     let patience = Instant::now() + Duration::from_secs(seconds);
     loop {
         match crew.next(patience)? {
@@ -66,13 +66,15 @@ fn named(lease: Lease, settings: &Settings) -> Lease {
     Lease { hostname: asked.or(lease.hostname), ..lease }
 }
 
-/// What news of the network and of devices mean once there is a lease: a renewed one is written down, a lost one asked for
+/// What news of the network and of devices mean once there is a lease: another one is written down, a lost one asked for
 /// again, a new device gets its driver.
 pub fn attend(crew: &mut Crew, modules: &mut Modules, settings: &Settings, news: &News) -> Result<(), Failure> {
     match news {
-        News::Net(NetNews::Renewed(lease)) => {
-            log::debug!("lease renewed: {}", describe(lease));
+        // A lease is up anew after one was lost, or after its keeper died.
+        News::Net(NetNews::Up(lease) | NetNews::Renewed(lease)) => {
+            log::debug!("lease: {}", describe(lease));
             write_resolver(lease);
+            crew.lease = Some(named(lease.clone(), settings));
         }
         News::Net(NetNews::Failed(cause)) => {
             // The download may end well all the same; the worker asks for a new lease.

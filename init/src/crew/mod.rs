@@ -7,7 +7,7 @@ mod team;
 
 use crate::contract::{fd, role};
 use crate::failure::{Failure, Step};
-use crate::messages::{KeeperNews, KeeperOrder, Left, NetNews, NetOrder, StoreNews, StoreOrder};
+use crate::messages::{KeeperNews, KeeperOrder, Lease, Left, NetNews, NetOrder, StoreNews, StoreOrder};
 use crate::modules::Uevent;
 use crate::sys::channel::{self, Received};
 use crate::sys::uevent::{Received as Announced, UeventSocket};
@@ -43,6 +43,8 @@ pub struct Crew {
     program: Program,
     devices: Option<UeventSocket>,
     restarts: u32,
+    /// The lease that came last, until somebody takes note of it.
+    pub lease: Option<Lease>,
 }
 
 impl Crew {
@@ -53,7 +55,7 @@ impl Crew {
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, teams, program, devices, restarts: 0 })
+        Ok(Self { net, teams, program, devices, restarts: 0, lease: None })
     }
 
     /// The memory of each image that was begun, in that order.

@@ -144,6 +144,11 @@ pub enum NetCause {
         /// The link.
         link: Label,
     },
+    /// The kernel does not show the link any more: a card that was pulled, or a driver that begins anew.
+    LinkGone {
+        /// The link.
+        link: Label,
+    },
     /// Servers answered, but with nothing that a link can be configured from; the last such answer.
     UnusableLease {
         /// The link.

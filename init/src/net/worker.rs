@@ -10,7 +10,7 @@ use super::link::Link;
 use super::plan::{self, Step};
 use super::watch::{Action, Watch};
 use crate::label::Label;
-use crate::messages::{Addressing, Carrier, NetCause, NetNews, NetOrder, Selection};
+use crate::messages::{Addressing, NetCause, NetNews, NetOrder, Selection};
 use crate::sys::channel::Channel;
 use crate::sys::packet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,6 +19,9 @@ use tokio::time::Instant;
 
 /// How often the links are looked at without being told of a change: a notice may have been lost in a full buffer.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// After how long an address is asked for again that was not to be had beside the booted system.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// An `Up` order.
 struct Task {
@@ -74,19 +77,28 @@ pub async fn run(channel: Channel<NetNews, NetOrder>) -> Result<(), Gone> {
 
 /// Brings the network up and keeps it; ends with the next order.
 async fn serve(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<NetOrder, Gone> {
-    match set_out(line, kernel, task).await? {
-        Outset::Ordered(order) => Ok(order),
-        Outset::Failed(cause) => {
-            line.tell(NetNews::Failed(cause)).await?;
-            line.order().await
-        }
-        Outset::Up(client, link, terms) => {
-            let ours = terms.lease.address;
-            line.tell(NetNews::Up(terms.lease)).await?;
-            if task.shared {
-                return beside::share(line, kernel, client, link, ours, &task.nameservers).await;
+    loop {
+        match set_out(line, kernel, task).await? {
+            Outset::Ordered(order) => return Ok(order),
+            Outset::Failed(cause) => {
+                line.tell(NetNews::Failed(cause)).await?;
+                if !task.shared {
+                    return line.order().await;
+                }
+                // Nobody orders it again beside the booted system.
+                tokio::select! {
+                    order = line.order() => return order,
+                    () = tokio::time::sleep(PAUSE) => {}
+                }
             }
-            hold(line, kernel, client, link, ours, &task.nameservers).await
+            Outset::Up(client, link, terms) => {
+                let ours = terms.lease.address;
+                line.tell(NetNews::Up(terms.lease)).await?;
+                if task.shared {
+                    return beside::share(line, kernel, client, link, ours, &task.nameservers).await;
+                }
+                return hold(line, kernel, client, link, ours, &task.nameservers).await;
+            }
         }
     }
 }
@@ -203,8 +215,11 @@ async fn hold(
             () = kernel.changed() => {
                 // A failed look is harmless here: the lease stands, and the next change is looked at again.
                 let Ok(links) = kernel.links().await else { continue };
-                let gone = Link { carrier: Carrier::Down, ..link.clone() };
-                let now = links.into_iter().find(|now| now.index == link.index).unwrap_or(gone);
+                let Some(now) = links.into_iter().find(|now| now.index == link.index) else {
+                    // One that comes back is another one to the kernel, without address.
+                    line.tell(NetNews::Failed(NetCause::LinkGone { link: link.name })).await?;
+                    return line.order().await;
+                };
                 if now.carrier != link.carrier {
                     let Link { name, mac, carrier, .. } = now.clone();
                     line.tell(NetNews::Link { name, mac, carrier }).await?;

@@ -249,7 +249,7 @@ impl Keeper {
 
     /// The net worker keeps the lease by itself; what it says of it is written down for the fetch workers.
     fn heed(&self, news: &NetNews) {
-        let NetNews::Renewed(lease) = news else { return };
+        let (NetNews::Up(lease) | NetNews::Renewed(lease)) = news else { return };
         if lease.dns.is_empty() {
             return;
         }

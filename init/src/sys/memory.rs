@@ -129,6 +129,7 @@ impl Drop for SharedBytes {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_sealed_memfd_takes_no_more_writes() {
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn seals_what_is_being_read() {
         const SIZE: usize = 2 << 20;
-        let read = |memfd: &OwnedFd, over: &AtomicBool, reads: &AtomicUsize| {
+        let reader = |memfd: &OwnedFd, over: &AtomicBool, reads: &AtomicUsize| {
             let mut bytes = vec![0; 200_000];
             for place in (0..).map(|n: u64| n * 7919 % 1800 * 1024) {
                 if over.load(Ordering::Relaxed) {
@@ -159,15 +160,18 @@ mod tests {
             let memfd = create("test").unwrap();
             rustix::io::pwrite(&memfd, &vec![7; SIZE], 0).unwrap();
             let (over, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
-            let sealed = std::thread::scope(|scope| {
-                (0..3).for_each(|_| drop(scope.spawn(|| read(&memfd, &over, &reads))));
-                while reads.load(Ordering::Relaxed) < 9 {
+            let (read, sealed) = std::thread::scope(|scope| {
+                (0..3).for_each(|_| drop(scope.spawn(|| reader(&memfd, &over, &reads))));
+                let begun = Instant::now();
+                while reads.load(Ordering::Relaxed) < 9 && begun.elapsed() < Duration::from_secs(10) {
                     std::thread::yield_now();
                 }
+                let read = reads.load(Ordering::Relaxed);
                 let sealed = seal(&memfd);
                 over.store(true, Ordering::Relaxed);
-                sealed
+                (read, sealed)
             });
+            assert!(read >= 9, "only {read} reads within ten seconds");
             sealed.unwrap();
         }
     }

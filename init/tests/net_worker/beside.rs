@@ -2,8 +2,8 @@
 
 use crate::bed::{Bed, PATIENCE, Worker};
 use crate::scripted::{Manner, Script};
-use crate::{by_dhcp, ip, lease, renewed_by_router, script, scripted_lease};
-use rootbeam_init::messages::{Lease, NetNews, NetOrder};
+use crate::{by_dhcp, ip, label, lease, renewed_by_router, script, scripted_lease, up};
+use rootbeam_init::messages::{Addressing, Lease, NetCause, NetNews, NetOrder, Selection};
 use std::time::{Duration, Instant};
 
 const OWN: &str = "eth0 10.7.1.77/24";
@@ -69,4 +69,21 @@ pub fn loss() {
     let found: Lease = lease("eth0", 1, 1, ip("10.7.1.78"));
     assert_eq!(again, Some(NetNews::Renewed(found)));
     assert_eq!(sorted(&bed), [["eth0 10.7.1.200/24", "eth0 10.7.1.78/24"].as_slice(), &others[1..]].concat());
+}
+
+/// The last lease was lost at the very moment of the hand-over, and its server is away for longer than a boot waits.
+pub fn outage() {
+    let bed = Bed::new();
+    bed.plug("eth0", 1);
+    bed.connect("eth0");
+    let worker = bed.worker();
+    worker.order(&up(Selection::All, Addressing::Dhcp, 1, 1));
+    worker.order(&NetOrder::Share);
+    let missed = NetNews::Failed(NetCause::NoLease { links: vec![label("eth0")], seconds: 1 });
+    for _ in 0..2 {
+        assert_eq!(worker.outcome(), missed);
+    }
+    let _server = bed.serve_script("eth0", script());
+    let then = std::iter::repeat_with(|| worker.outcome()).find(|news| *news != missed);
+    assert_eq!(then, Some(NetNews::Up(scripted_lease(40))));
 }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
-    let claims: [(&str, fn()); 22] = [
+    let claims: [(&str, fn()); 24] = [
         ("the_link_with_a_server_wins_and_the_others_stay_without_address", two_links),
         ("a_carrier_that_comes_late_joins", late_carrier),
         ("a_link_that_appears_late_joins", late_link),
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         ("a_lost_lease_is_taken_off_and_a_new_one_found", lost_lease),
         ("beside_the_booted_system_a_renewal_leaves_other_addresses", beside::renewal),
         ("beside_the_booted_system_a_lost_lease_is_asked_for_again_unordered", beside::loss),
+        ("beside_the_booted_system_a_server_that_is_away_is_waited_for_unordered", beside::outage),
+        ("a_link_that_comes_back_as_another_gets_a_lease_anew", replugged),
         ("a_crashed_worker_is_replaced_without_traces", crashed_worker),
         ("an_order_ends_the_one_before", order_replaced),
         ("a_closed_channel_ends_the_worker", closed_channel),
@@ -441,6 +443,23 @@ fn lost_lease() {
     worker.order(&by_dhcp());
     address_of(worker.outcome(), |_| lease("eth0", 1, 1, ip("10.7.1.78")));
     assert_eq!(bed.addresses(), ["lo 127.0.0.1/8", "eth0 10.7.1.78/24"]);
+}
+
+fn replugged() {
+    let bed = Bed::new();
+    bed.plug("eth0", 1);
+    let server = bed.serve_script("eth0", script());
+    let worker = bed.worker();
+    worker.order(&by_dhcp());
+    assert_eq!(worker.outcome(), NetNews::Up(scripted_lease(40)));
+    drop(server);
+    bed.ip("link del eth0");
+    assert_eq!(worker.outcome(), NetNews::Failed(NetCause::LinkGone { link: label("eth0") }));
+    bed.plug("eth0", 1);
+    let _server = bed.serve_script("eth0", script());
+    worker.order(&by_dhcp());
+    assert_eq!(worker.outcome(), NetNews::Up(scripted_lease(40)));
+    assert_eq!(bed.addresses(), ["lo 127.0.0.1/8", "eth0 10.7.1.77/24"]);
 }
 
 fn crashed_worker() {

@@ -1,12 +1,13 @@
 //! Servers and fetch workers that come and go.
 
 use super::{PATH, Published, SIZE, SOON, Scene, URL, Vouched, arrives, machine, seed, thrifty};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::contract::role;
-use rootbeam_qemu_tests::claim::{claim, row};
-use rootbeam_qemu_tests::netns::{self, Network};
+use rootbeam_qemu_tests::claim::{claim, equal, row};
+use rootbeam_qemu_tests::netns::{self, Dhcp, Network};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub fn claims() -> Vec<Trial> {
@@ -17,6 +18,7 @@ pub fn claims() -> Vec<Trial> {
             restarted(Duration::from_millis(500), 2 << 20)
         }),
         claim("fetching: fetch workers that are killed at random moments lose nothing", killed),
+        claim("fetching: what a lease says that was asked for anew counts, not what the first one said", leased_anew),
     ]
 }
 
@@ -79,4 +81,21 @@ fn killed() -> Result<()> {
     let restarts = arrived.report.worker_restarts;
     ensure!((1..=kills).contains(&restarts), "{kills} were killed, and {restarts} started again");
     Ok(())
+}
+
+/// The net worker dies while the image comes, and by then the server names another name server.
+fn leased_anew() -> Result<()> {
+    let mut scene = Scene::new([Rule::of(PATH, When::Always, Fault::Rate(1 << 20))])?;
+    let guest = scene.machine("")?.start()?;
+    scene.http.wait_sent(PATH, 1 << 20, SOON)?;
+    scene.network.stop_dhcp();
+    let network = std::mem::replace(&mut scene.network, Network::subnet(78)?);
+    let arguments = vec!["--dhcp-option=6,10.77.0.3".to_owned()];
+    scene.network = network.dhcp(Dhcp { arguments, ..Dhcp::default() })?;
+    let worker = guest.worker(role::NET)?.context("no net worker")?;
+    rustix::process::kill_process(worker, rustix::process::Signal::KILL)?;
+    let arrived = arrives(guest, &scene.image)?;
+    equal(&arrived.report.worker_restarts, &1)?;
+    let network = arrived.report.network.context("no network in the report")?;
+    equal(&network.dns, &vec![IpAddr::from([10, 77, 0, 3])])
 }
