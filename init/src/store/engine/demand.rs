@@ -5,7 +5,7 @@ use super::super::blocks::Blocks;
 use super::super::sources::Stage;
 use super::super::transfer::{Span, Transfer};
 use super::jobs::{Job, Jobs};
-use super::schedule::{Move, PER_SOURCE, REQUEST};
+use super::schedule::{Move, PER_SOURCE, REQUEST, SILENT};
 use super::vicinity::Places;
 use super::{Engine, Phase};
 use crate::messages::{ImageFacts, SourceIndex};
@@ -207,7 +207,7 @@ impl Engine {
     fn comes_soon(&self, stage: Stage, transfer: &Transfer, chunk: u64, now: Millis) -> bool {
         let after = || self.jobs.of(stage).filter(|job| job.claim.contains(&chunk));
         self.jobs.judged(stage).any(|judged| judged == chunk)
-            || after().count() >= RIVALS
+            || after().filter(|job| now.saturating_sub(job.heard) < SILENT).count() >= RIVALS
             || after().any(|job| brings_soon(job, transfer, chunk, now))
     }
 
@@ -241,7 +241,8 @@ impl Engine {
         (brings / chunk_size.max(1)).min(BEHIND_MOST)
     }
 
-    /// The fastest source that is there, may be asked, and has a connection to spare.
+    /// The fastest source that is there, may be asked, and has a connection to spare; one that is after the chunk already
+    /// hardly moves, so another comes before it.
     fn best_for(&self, stage: Stage, transfer: &Transfer, chunk: u64, now: Millis) -> Option<SourceIndex> {
         let fit = self.sources.live().filter(|(index, source)| {
             source.readiness().0 <= now
@@ -250,8 +251,10 @@ impl Engine {
                 && self.jobs.to(*index) < PER_SOURCE
                 && self.may_ask(stage, transfer, chunk, *index)
         });
+        let is_after_it = |index| self.jobs.of(stage).any(|job| job.source == index && job.claim.contains(&chunk));
         fit.min_by_key(|(index, source)| {
-            (source.readiness().1, source.struck, Reverse(source.rate), self.jobs.to(*index), *index)
+            let tried = is_after_it(*index);
+            (tried, source.readiness().1, source.struck, Reverse(source.rate), self.jobs.to(*index), *index)
         })
         .map(|(index, _)| index)
     }
@@ -263,7 +266,8 @@ fn brings_soon(job: &Job, transfer: &Transfer, chunk: u64, now: Millis) -> bool 
     if now.saturating_sub(job.began) < YOUNG && chunk.saturating_sub(job.claim.start) <= AHEAD_MOST {
         return true;
     }
-    before.saturating_mul(1000) / job.rate(now) <= SOON
+    // One that was fast until it fell silent is still fast by its mean.
+    now.saturating_sub(job.heard) < YOUNG && before.saturating_mul(1000) / job.rate(now) <= SOON
 }
 
 #[cfg(test)]

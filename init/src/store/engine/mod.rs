@@ -323,6 +323,8 @@ impl Engine {
     fn admit(&mut self, size: u64) {
         self.tally.total = size;
         if self.admission.is_none_or(|(asked, _)| asked != size) {
+            // Memory of another size is empty of what it held.
+            self.kept = None;
             self.admission = Some((size, false));
             self.actions.push_back(Action::News(StoreNews::Size { bytes: size }));
         }
@@ -355,13 +357,30 @@ impl Engine {
         if matches!(&self.phase, Phase::Opening(plan) if self.unproven(plan, 0).is_some()) {
             self.phase = Phase::Discovery(Rung::Manifest);
         }
+        // Where memory was refused, the plan is as good as before; and where the image is served, it is the only one.
+        let doubtful = self.is_admitted() && !self.demand.is_streaming();
         match &mut self.phase {
             Phase::Discovery(rung) => *rung = Rung::Manifest,
-            Phase::List { list: transfer, .. } | Phase::Image { image: transfer, .. } => transfer.forgive(),
             // It could not be sealed.
             Phase::Completing { .. } => self.actions.push_back(Action::Seal),
+            // By now the manifest may be of another image, and this one nowhere any more.
+            Phase::List { .. } | Phase::Image { plan: Plan { manifest: Some(_), .. }, .. } if doubtful => {
+                self.look_for_manifest();
+            }
+            Phase::List { list: transfer, .. } | Phase::Image { image: transfer, .. } => transfer.forgive(),
             _ => {}
         }
+    }
+
+    /// Drops the plan. Chunks that passed stay for a plan with the same hashes.
+    fn look_for_manifest(&mut self) {
+        self.cancel_all();
+        let phase = std::mem::replace(&mut self.phase, Phase::Discovery(Rung::Manifest));
+        if let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, image } = phase {
+            self.kept = Some((manifest, image));
+        }
+        self.sources.next_round();
+        self.actions.push_back(Action::StartOver);
     }
 
     fn fail(&mut self, cause: StoreCause) {
@@ -413,18 +432,12 @@ impl Engine {
     }
 
     /// A plan came to nothing by what this source vouched for or sent: it is dropped, the others are asked anew.
-    /// Chunks that passed stay for a plan with the same hashes.
     fn blame(&mut self, source: SourceIndex, cause: StoreCause) {
         self.cancel_all();
         self.give_up(source, Stage::Image, cause);
         self.sources.forget_named(self.wanted.sources.len());
-        let phase = std::mem::replace(&mut self.phase, Phase::Discovery(Rung::Manifest));
-        if let Phase::Image { plan: Plan { manifest: Some(manifest), .. }, image } = phase {
-            self.kept = Some((manifest, image));
-        }
-        self.sources.next_round();
+        self.look_for_manifest();
         self.sources.forgive_before(Stage::Image);
-        self.actions.push_back(Action::StartOver);
     }
 
     fn hashed(&mut self, found: Option<Sha256>) {
@@ -493,6 +506,8 @@ impl Engine {
     /// From the chunk list, or from nothing, to the image.
     fn begin_image(&mut self, plan: Plan, hashes: Hashes, size: u64) {
         let chunk_size = plan.manifest.as_ref().map_or(CHUNK_SIZE, |manifest| manifest.chunk_size);
+        // Its bytes come into the place of those.
+        self.kept = None;
         self.sources.next_round();
         self.sources.forgive_before(Stage::Image);
         self.tally.verified = 0;

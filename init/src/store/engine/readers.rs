@@ -178,3 +178,39 @@ fn while_somebody_reads_further_connections_rest() {
     world.run_until(world.now() + 2000, |_| false);
     assert_eq!(world.engine.jobs.to(0), 3);
 }
+
+/// How long readers wait for the next chunk of what the first source has claimed when that falls silent, at some moments.
+fn waits_for_a_source_that_fell_silent(servers: &[Server], silent: &[usize]) -> Vec<Millis> {
+    let moments = [100, 300, 600, 1100];
+    let wait = |moment| {
+        let mut world = served(400 * MIB, servers);
+        world.run_until(world.now() + moment, |_| false);
+        let job = world.engine.jobs.live().find(|job| silent.contains(&job.source.into()));
+        let chunk = job.expect("it is asked for something").claim.start;
+        silent.iter().for_each(|source| world.servers[*source].temper = Temper::Silent);
+        read(&mut world, &[chunk]).0
+    };
+    moments.map(wait).into()
+}
+
+#[test]
+fn a_reader_does_not_wait_for_a_source_that_was_fast_and_fell_silent() {
+    for megabytes in [10, 50, 100] {
+        let waits = waits_for_a_source_that_fell_silent(&[server(megabytes); 2], &[0]);
+        assert!(waits.iter().all(|wait| *wait <= 700), "{megabytes} MB/s: {waits:?} ms");
+    }
+    // The first other one that is asked is silent as well.
+    let waits = waits_for_a_source_that_fell_silent(&[server(50), server(50), server(20)], &[0, 1]);
+    assert!(waits.iter().all(|wait| *wait <= 3500), "{waits:?} ms");
+}
+
+#[test]
+fn what_lies_behind_a_chunk_that_was_rescued_from_a_crawling_source_is_brought_by_others_too() {
+    let mut world = served(100 * MIB, &[server(20); 2]);
+    world.run_until(world.now() + 1500, |_| false);
+    let chunk = world.engine.jobs.live().find(|job| job.source == 0).expect("it is asked for something").claim.start;
+    world.servers[0] = throttled(2000, 2000);
+    read(&mut world, &[chunk]);
+    let took = world.run(300_000);
+    assert!(took < 15_000, "{took}");
+}

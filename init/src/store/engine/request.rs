@@ -394,12 +394,17 @@ impl Engine {
         }
     }
 
-    /// Without chunk hashes: whoever told the size of the image, where its file ends before what was asked for (RFC 9110,
-    /// 15.5.17). An answer that claimed more than it brought leads there, and whoever is asked next is not to blame.
+    /// Whoever told the size of the image, where its file ends before what was asked for (RFC 9110, 15.5.17). With chunk
+    /// hashes that was a manifest, and its source has another image by now. Without them an answer that claimed more than
+    /// it brought leads there, and whoever is asked next is not to blame.
     fn told_too_much(&self, job: &Job, cause: &FetchCause) -> Option<SourceIndex> {
-        let Phase::Image { image, .. } = &self.phase else { return None };
+        let Phase::Image { plan, image } = &self.phase else { return None };
         let beyond = matches!(cause, FetchCause::Status { status: 416, .. }) && job.range.is_some();
-        self.prefix.as_ref().map(|(teller, _)| *teller).filter(|_| beyond && !image.has_hashes())
+        let teller = match image.has_hashes() {
+            true => plan.origin.filter(|origin| *origin == job.source),
+            false => self.prefix.as_ref().map(|(teller, _)| *teller),
+        };
+        teller.filter(|_| beyond)
     }
 
     pub(super) fn end(&mut self, number: u32, document: Vec<u8>, now: Millis) {

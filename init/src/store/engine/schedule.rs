@@ -50,7 +50,7 @@ const TAKE_OVER: Millis = 200;
 /// How long a job runs before its speed is judged.
 const YOUNG: Millis = 500;
 /// After so much silence another connection is tried beside it.
-const SILENT: Millis = 2000;
+pub(super) const SILENT: Millis = 2000;
 
 /// The search for the number of connections that pay.
 #[derive(Clone, Copy, Debug, Default)]
@@ -332,6 +332,8 @@ impl Engine {
         let Some(job) = self.jobs.get_mut(from) else { return };
         if span.start == job.claim.start {
             job.doubled = true;
+            // What lies behind is anybody's.
+            job.claim.end = job.claim.end.min(span.end);
         } else {
             job.claim.end = span.start;
         }

@@ -237,7 +237,7 @@ fn passing_causes_pause_and_definite_ones_fail() {
         assert_eq!(news(&run.failed(definite)), [failed]);
         run.now += 1_000_000;
         assert_eq!(run.on(Event::Timer), []);
-        assert_eq!(urls(&run.on(Event::Again)), ["http://a/web.img"]);
+        assert_eq!(urls(&run.on(Event::Again)), ["http://a/web.img.manifest"]);
     }
 }
 

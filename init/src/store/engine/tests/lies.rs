@@ -281,3 +281,72 @@ fn a_first_chunk_that_is_no_filesystem_is_held_against_its_sender_where_nothing_
     let told = news(&run.actions());
     assert!(matches!(told[..], [StoreNews::Trouble { source: 1, cause: FetchCause::Protocol, .. }]), "{told:?}");
 }
+
+#[test]
+fn chunks_that_were_overwritten_since_are_fetched_again_when_their_manifest_is_back() {
+    for between in [SIZE, 77_777] {
+        let mut run = Run::at_image(&["http://a/web.img"]);
+        let job = run.job();
+        let head = Head { status: 200, length: Some(SIZE), range: None, size: Some(SIZE), validator: None };
+        run.on(Event::Head { job, head });
+        (0..2).for_each(|chunk| run.chunk(chunk, &superblock(), true));
+        run.engine.written(run.now);
+        assert_eq!(run.engine.tally.verified, 2 * u64::from(CHUNK_SIZE));
+        // Image and manifest are gone for a moment, and something stands in their place that nobody vouches for.
+        run.failed(FetchCause::Reset);
+        run.until_asked();
+        run.head(SIZE - 1);
+        run.confirm();
+        let mut asked = run.until_asked();
+        while asked != "http://a/web.img" {
+            asked = urls(&run.failed(NOT_FOUND)).pop().unwrap_or_else(|| run.until_asked());
+        }
+        let mut actions = run.head(between);
+        actions.extend(run.on(Event::Admitted));
+        let job = run.job();
+        assert!(!run.engine.next_chunk(job, 0, b"<html>"));
+        run.confirm();
+        assert_eq!(run.until_asked(), "http://a/web.img.manifest");
+        run.document(manifest());
+        run.on(Event::Admitted);
+        assert_eq!(run.engine.tally.verified, 0, "{between}");
+        assert!(matches!(run.engine.phase, Phase::List { .. }), "{between}: {:?}", run.engine.phase);
+    }
+}
+
+#[test]
+fn a_file_that_ends_before_what_is_asked_is_another_one_and_its_manifest_is_asked_for_again() {
+    let mut run = Run::at_image(&["http://a/web.img"]);
+    let job = run.job();
+    let head = Head { status: 200, length: Some(SIZE), range: None, size: Some(SIZE), validator: None };
+    run.on(Event::Head { job, head });
+    (0..3).for_each(|chunk| run.chunk(chunk, &superblock(), true));
+    run.engine.written(run.now);
+    run.failed(FetchCause::Reset);
+    run.until_asked();
+    assert!(run.asked().1.is_some());
+    let told = news(&run.failed(FetchCause::Status { status: 416, retry_after: None }));
+    let [StoreNews::Trouble { source: 0, cause: FetchCause::Protocol, .. }] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    run.confirm();
+    assert_eq!(run.until_asked(), "http://a/web.img.manifest");
+}
+
+#[test]
+fn another_attempt_looks_for_the_manifest_again_and_keeps_what_it_had() {
+    let mut run = Run::at_image(&["http://a/web.img"]);
+    let job = run.job();
+    let head = Head { status: 200, length: Some(SIZE), range: None, size: Some(SIZE), validator: None };
+    run.on(Event::Head { job, head });
+    run.chunk(0, &superblock(), true);
+    run.engine.written(run.now);
+    run.failed(FetchCause::Reset);
+    run.until_asked();
+    let told = news(&run.failed(NOT_FOUND));
+    assert!(matches!(told[..], [StoreNews::Failed(_)]), "{told:?}");
+    assert_eq!(urls(&run.on(Event::Again)), ["http://a/web.img.manifest"]);
+    run.document(manifest());
+    let rest = Range { start: u64::from(CHUNK_SIZE), end: SIZE };
+    assert_eq!((run.asked(), run.engine.tally.verified), ((0, Some(rest)), u64::from(CHUNK_SIZE)));
+}
