@@ -151,7 +151,9 @@ impl Download {
                     return Err(order.failure(&cause, wanted.kernel.as_str()));
                 }
                 Some(News::Store(_, StoreNews::Opened { facts })) => {
-                    if let Some(received) = self.open(facts, modules, settings) {
+                    let manifest = facts.manifest;
+                    if let Some((manifest, received)) = manifest.zip(self.open(facts, modules, settings)) {
+                        crew.order_store(number, StoreOrder::Keep { manifest })?;
                         return Ok(Some(received));
                     }
                 }

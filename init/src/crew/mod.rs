@@ -98,13 +98,15 @@ impl Crew {
         self.teams.last_mut().map_or(Ok(()), |team| team.begin(&self.program))
     }
 
-    /// Sends an order to the store of an image; `Start` is repeated to a successor.
+    /// Sends an order to the store of an image; `Start` and `Keep` are repeated to a successor.
     pub fn order_store(&mut self, image: usize, order: StoreOrder) -> Result<(), Failure> {
         let Some(team) = self.teams.get_mut(image) else { return Ok(()) };
         team.begin(&self.program)?;
         let Some(store) = team.store() else { return Ok(()) };
-        if matches!(order, StoreOrder::Start(_)) {
-            store.standing_orders = vec![order.clone()];
+        match order {
+            StoreOrder::Start(_) => store.standing_orders = vec![order.clone()],
+            StoreOrder::Keep { .. } => store.standing_orders.push(order.clone()),
+            _ => {}
         }
         store.send(&order)
     }

@@ -44,7 +44,14 @@ pub enum StoreOrder {
     Admitted,
     /// After `Failed` with a passing cause: go on where it stopped.
     Again,
-    /// After `Opened`: serve the image as a file through the descriptor of /dev/fuse that comes along, mounted already.
+    /// After `Opened`: the system is booted from this image before it is whole, so from now on no other one counts than that
+    /// of this manifest.
+    Keep {
+        /// SHA-256 of the manifest's bytes.
+        manifest: Sha256,
+    },
+    /// Serve the image as a file through the descriptor of /dev/fuse that comes along, mounted already. Begins when it is
+    /// `Opened`.
     Serve {
         /// A read that waits for longer than so many seconds fails with EIO; without them it waits.
         eio_seconds: Option<u32>,

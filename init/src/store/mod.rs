@@ -90,6 +90,8 @@ struct Worker {
     traces: bool,
     /// What could be served, once that was told.
     opened: Option<(ImageFacts, Subject)>,
+    /// The manifest of the image that is whole.
+    whole: Option<Sha256>,
     /// Through what it is to be served, and after how long a read fails, from the order on until it is.
     asked: Option<(OwnedFd, Option<Duration>)>,
     fetcher: Option<Fetcher>,
@@ -121,6 +123,7 @@ impl Worker {
             streaming: None,
             traces: false,
             opened: None,
+            whole: None,
             asked: None,
             fetcher: None,
             outbox: VecDeque::new(),
@@ -153,6 +156,8 @@ impl Worker {
             self.handle(Event::Timer);
         }
         if let Some(news) = self.engine.as_mut().and_then(|engine| engine.progress(now)) {
+            // Of what PID 1 has not taken, being busy, the newest tells it all.
+            self.outbox.retain(|old| !matches!(old, StoreNews::Progress(_)));
             self.outbox.push_back(news);
         }
         self.post()
@@ -197,16 +202,17 @@ impl Worker {
                     self.take_in_all();
                 }
                 Received::Message(StoreOrder::Again, _) => self.handle(Event::Again),
+                Received::Message(StoreOrder::Keep { manifest }, _) => {
+                    let now = self.now();
+                    if let Some(engine) = &mut self.engine {
+                        engine.keep_to(manifest, now);
+                        self.act();
+                    }
+                }
                 Received::Message(StoreOrder::Serve { eio_seconds }, connection) => {
                     let eio = eio_seconds.map(|seconds| Duration::from_secs(seconds.into()));
-                    let (Some(connection), Some((facts, _))) = (connection, &self.opened) else {
-                        return Err(Stop::Broken);
-                    };
-                    if let Some(engine) = &mut self.engine {
-                        engine.keep_to(facts);
-                    }
-                    self.asked = Some((connection, eio));
-                    self.serve().map_err(|_| Stop::Broken)?;
+                    self.asked = Some((connection.ok_or(Stop::Broken)?, eio));
+                    self.serve()?;
                 }
                 Received::Message(StoreOrder::Patience { eio_seconds }, _) => {
                     if let Some(streaming) = &mut self.streaming {
@@ -409,8 +415,13 @@ impl Worker {
         while let Some(action) = self.engine.as_mut().and_then(Engine::next_action) {
             match action {
                 Action::News(news) => {
-                    if let StoreNews::Done { .. } | StoreNews::Absent = news {
-                        self.fetcher = None;
+                    match &news {
+                        StoreNews::Done { facts, .. } => {
+                            self.fetcher = None;
+                            self.whole = facts.manifest;
+                        }
+                        StoreNews::Absent => self.fetcher = None,
+                        _ => {}
                     }
                     self.outbox.push_back(news);
                 }
@@ -444,6 +455,8 @@ impl Worker {
                     Err(error) => self.no_memory(&error),
                 },
                 Action::Seal => {
+                    // What two connections brought is there once and may be under way a second time.
+                    self.abandon();
                     let seal = || self.image.seal();
                     match self.streaming.as_ref().map_or_else(seal, |streaming| streaming.undisturbed(seal)) {
                         Ok(()) => {

@@ -3,16 +3,27 @@
 use super::streaming::{End, Streaming};
 use super::trace::Trace;
 use super::{EIO, Stop, Worker};
+use crate::contract::role;
 use crate::messages::StoreNews;
 use std::io;
 use std::time::Instant;
 
 impl Worker {
     /// Serves the image as a file, where that was asked for; what is there already is told to it.
-    pub(super) fn serve(&mut self) -> io::Result<()> {
+    pub(super) fn serve(&mut self) -> Result<(), Stop> {
+        self.try_serve().map_err(|error| {
+            log::error!("{}: the image cannot be served: {error}", role::STORE);
+            Stop::Broken
+        })
+    }
+
+    fn try_serve(&mut self) -> io::Result<()> {
         let (Some((facts, subject)), Some(engine)) = (&self.opened, &self.engine) else { return Ok(()) };
         // The last chunk may have come between the news and the order: then the engine has no transfer any more.
         let sealed = self.image.is_sealed()?;
+        if sealed && self.whole.is_some_and(|whole| Some(whole) != facts.manifest) {
+            return Err(io::Error::other("it was replaced by another one before anybody was told to keep to it"));
+        }
         let image = engine.servable().filter(|now| now.manifest == facts.manifest).and_then(|_| engine.transfer());
         if image.is_none() && !sealed {
             // Its source has contradicted itself in between: it waits until the same image is there again.
@@ -44,7 +55,7 @@ impl Worker {
             self.outbox.push_back(StoreNews::Opened { facts });
         }
         if self.asked.is_some() {
-            self.serve().map_err(|_| Stop::Broken)?;
+            self.serve()?;
         }
         let Some(streaming) = &mut self.streaming else { return Ok(()) };
         let (wanted, end) = (streaming.wanted(), streaming.end());

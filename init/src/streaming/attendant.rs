@@ -20,6 +20,8 @@ pub struct Attendant {
     last: Option<(SourceIndex, FetchCause)>,
     failed: Option<StoreCause>,
     again: Option<Instant>,
+    /// Whether the store waits for the word that the image may be held.
+    admits: bool,
     tally: Tally,
     /// Since when something waits to be read.
     waits: Option<Instant>,
@@ -38,6 +40,7 @@ impl Attendant {
             last: None,
             failed: None,
             again: None,
+            admits: false,
             tally,
             waits: None,
             released: false,
@@ -142,8 +145,9 @@ impl Attendant {
                     self.name
                 );
             }
-            StoreNews::Size { .. }
-            | StoreNews::NeedFetcher
+            // It was weighed before; a store that looks at its sources anew, or a successor, asks again.
+            StoreNews::Size { bytes } => self.admits = bytes == self.tally.total,
+            StoreNews::NeedFetcher
             | StoreNews::Time { .. }
             | StoreNews::Source { .. }
             | StoreNews::Opened { .. }
@@ -159,6 +163,9 @@ impl Attendant {
 
     /// What the store is told now.
     pub fn order(&mut self, now: Instant) -> Option<StoreOrder> {
+        if std::mem::take(&mut self.admits) {
+            return Some(StoreOrder::Admitted);
+        }
         let due = self.again.is_some_and(|due| due <= now);
         due.then(|| {
             self.again = None;

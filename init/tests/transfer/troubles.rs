@@ -4,9 +4,11 @@ use crate::bed::{Bed, CHUNK, Outcome, image, published, wanted};
 use crate::good::{checksummed, facts};
 use crate::server::{Reply, Server, file};
 use rootbeam_init::digest::Sha256;
-use rootbeam_init::messages::{FetchCause, StoreCause, StoreNews, StoreOrder, Trust};
+use rootbeam_init::messages::{FetchCause, StoreCause, StoreNews, StoreOrder, Trust, Wanted};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// Serves what is published of `image`; the image itself as `answer` says.
@@ -254,4 +256,65 @@ fn a_second_source_with_the_right_bytes_mends_a_wrong_hash_of_the_first() {
     wanted.sha256 = Some(hash);
     assert_eq!(bed.run(wanted), facts(&good, Trust::Pinned, Some(hash), None));
     bed.assert_holds(&good);
+}
+
+/// A store that was told to stream, up to the news that its image could be served, with most of it still to come; then the
+/// server has `other` in the place of it while `meanwhile` lasts.
+fn replaced_once_opened(image: &[u8], other: &[u8], meanwhile: impl Fn(&mut Bed, Sha256)) {
+    let (old, new) = (published(image), published(other));
+    let replaced = Arc::new(AtomicU8::new(0));
+    let state = Arc::clone(&replaced);
+    let server = Server::start(move |request| {
+        let state = state.load(Ordering::SeqCst);
+        let files = if state == 1 { &new } else { &old };
+        let reply = files.get(&request.path).map_or(Reply::status("404 Not Found"), |bytes| file(bytes, request));
+        if state == 0 && request.path == "/web.img" { reply.stall(4 * CHUNK) } else { reply }
+    });
+    let mut bed = Bed::new();
+    bed.send(StoreOrder::Start(Wanted { streams: true, ..wanted(&[server.url("/web.img")]) }));
+    let manifest = loop {
+        match bed.news() {
+            StoreNews::Size { .. } => bed.send(StoreOrder::Admitted),
+            StoreNews::Opened { facts } => break facts.manifest.expect("it has one"),
+            _ => {}
+        }
+    };
+    assert_eq!(manifest, Sha256::of(&published(image)["/web.img.manifest"]));
+    replaced.store(1, Ordering::SeqCst);
+    meanwhile(&mut bed, manifest);
+    replaced.store(2, Ordering::SeqCst);
+    let found = match bed.outcome() {
+        Outcome::Done(facts) => facts,
+        outcome => panic!("{outcome:?}"),
+    };
+    assert_eq!((found.manifest, found.size), (Some(manifest), image.len() as u64));
+    bed.assert_holds(image);
+}
+
+#[test]
+fn an_image_that_was_replaced_after_it_was_opened_is_waited_for() {
+    let image = image(300 * CHUNK);
+    let mut other = image.clone();
+    other[200 * CHUNK] ^= 1;
+    replaced_once_opened(&image, &other, |bed, manifest| {
+        bed.send(StoreOrder::Keep { manifest });
+        bed.crash_fetcher();
+        let refused = |bed: &Bed| bed.unfit.len() + bed.troubles.len() > 1;
+        while !refused(bed) {
+            assert!(!matches!(bed.news(), StoreNews::Done { .. }), "another image was taken");
+        }
+    });
+}
+
+#[test]
+fn an_image_that_was_replaced_before_anybody_was_told_to_keep_to_it_is_looked_for_again() {
+    let (image, other) = (image(300 * CHUNK), image(200 * CHUNK));
+    replaced_once_opened(&image, &other, |bed, manifest| {
+        bed.crash_fetcher();
+        while bed.sizes.len() < 2 {
+            bed.news();
+        }
+        assert_eq!(bed.sizes[1], 200 * CHUNK as u64);
+        bed.send(StoreOrder::Keep { manifest });
+    });
 }

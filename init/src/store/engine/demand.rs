@@ -7,8 +7,9 @@ use super::super::transfer::{Span, Transfer};
 use super::jobs::{Job, Jobs};
 use super::schedule::{Move, PER_SOURCE, REQUEST, SILENT};
 use super::vicinity::Places;
-use super::{Engine, Phase};
-use crate::messages::{ImageFacts, SourceIndex};
+use super::{Engine, Phase, Rung};
+use crate::digest::Sha256;
+use crate::messages::SourceIndex;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -146,9 +147,25 @@ impl Demand {
 }
 
 impl Engine {
-    /// Readers will have seen this image: from now on no other one is, whoever vouches for it.
-    pub fn keep_to(&mut self, facts: &ImageFacts) {
-        self.wanted.manifest = facts.manifest;
+    /// Readers will see the image of this manifest: from now on no other one counts, whoever vouches for it. Where its source
+    /// has contradicted itself in between, it is looked for again.
+    pub fn keep_to(&mut self, manifest: Sha256, now: Millis) {
+        self.wanted.manifest = Some(manifest);
+        let other = match &self.phase {
+            Phase::Discovery(rung) => *rung != Rung::Manifest,
+            Phase::Signature { .. } => true,
+            Phase::List { plan, .. }
+            | Phase::Opening(plan)
+            | Phase::Recovering { plan, .. }
+            | Phase::Image { plan, .. } => plan.vouched.manifest != Some(manifest),
+            // Too late.
+            Phase::Completing { .. } | Phase::Done => false,
+        };
+        if other {
+            self.look_for_manifest();
+            self.now = now;
+            self.pump(now);
+        }
     }
 
     /// The image is served: from now on some lanes are kept for readers, and what runs already, which was asked for in
