@@ -7,7 +7,10 @@ use crate::policy::{Action, Policy};
 use crate::settings::values::OnFailure;
 use crate::sys::{console::Console, machine, worker};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// The boot is tried again so long after a shell was started at the earliest.
+const SHELL: Duration = Duration::from_secs(5);
 
 /// Prints the diagnosis, then does what the policy says; returns where the boot is to be tried again.
 pub fn follow(machine: &mut Machine, failure: &Failure, attempt: u32) {
@@ -23,17 +26,18 @@ pub fn follow(machine: &mut Machine, failure: &Failure, attempt: u32) {
         log::error!("no shell was packed with this initramfs (rootbeam pack --shell)");
     }
     log::error!("{action}");
-    machine.report.failures.push(failure.clone());
+    machine.report.failed(failure);
     machine.save();
     match action {
         Action::Again(pause) => std::thread::sleep(pause),
         Action::End(wait, how) => end(wait, how),
         Action::Shell => {
+            let begun = Instant::now();
             if let Err(e) = worker::shell(&shell) {
                 log::error!("shell: {e}");
-                // A shell that does not start must not become a fast loop.
-                std::thread::sleep(Duration::from_secs(5));
             }
+            // One that does not start, or has no console to read from, must not become a fast loop.
+            std::thread::sleep(SHELL.saturating_sub(begun.elapsed()));
         }
     }
 }

@@ -30,16 +30,31 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Reads `/sys/class/dmi/id/product_uuid`. All zeros, all ones, and the value that some boards were never given
-/// another for, are no identity.
+/// UUIDs that boards were shipped with by the thousand, for nobody gave them one of their own.
+const NEVER_SET: [u128; 2] = [0x0300_0200_0400_0500_0006_0007_0008_0009, 0x1234_5678_1234_5678_90ab_cdde_efaa_bbcc];
+
+/// Reads `/sys/class/dmi/id/product_uuid`. One byte all over, and the values that many boards share, are no identity.
 pub fn firmware_uuid(text: &str) -> Option<[u8; 16]> {
     let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
     if digits.len() != 32 || !digits.is_ascii() {
         return None;
     }
     let number = u128::from_str_radix(&digits, 16).ok()?;
-    let never_set = [0, u128::MAX, 0x0300_0200_0400_0500_0006_0007_0008_0009];
-    (!never_set.contains(&number)).then(|| number.to_be_bytes())
+    let bytes = number.to_be_bytes();
+    let one_byte = bytes.iter().all(|byte| Some(byte) == bytes.first());
+    (!one_byte && ![number, other_order(number)].iter().any(|number| NEVER_SET.contains(number))).then_some(bytes)
+}
+
+/// The same bytes as the kernel writes them for firmware of before SMBIOS 2.6, or of since: the first three fields the other
+/// way round (dmi_save_uuid).
+fn other_order(number: u128) -> u128 {
+    let mut bytes = number.to_be_bytes();
+    for field in [0..4, 4..6, 6..8] {
+        if let Some(field) = bytes.get_mut(field) {
+            field.reverse();
+        }
+    }
+    u128::from_be_bytes(bytes)
 }
 
 /// The machine id with its final newline: 32 hexadecimal digits in the form of a random UUID.
@@ -90,7 +105,17 @@ mod tests {
 
     #[test]
     fn a_uuid_that_was_never_set_is_none() {
-        for text in ["", "Not Settable", "00000000-0000-0000-0000-000000000000", &"f".repeat(32), "é"] {
+        for text in [
+            "",
+            "Not Settable",
+            "00000000-0000-0000-0000-000000000000",
+            &"f".repeat(32),
+            "é",
+            "03000200-0400-0500-0006-000700080009",
+            "00020003-0004-0005-0006-000700080009",
+            "12345678-1234-5678-90AB-CDDEEFAABBCC",
+            "78563412-3412-7856-90ab-cddeefaabbcc",
+        ] {
             assert_eq!(Origin::choose(text, [1; 6]), Origin::Link([1; 6]), "{text}");
         }
     }

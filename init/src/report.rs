@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The value of [`Report::format`].
 pub const FORMAT: &str = "rootbeam-report-1";
+/// The most failures that are kept.
+const FAILURES: usize = 64;
 
 /// One boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +43,7 @@ pub struct Report {
     pub memory: MemoryReport,
     /// The real init.
     pub init: Option<String>,
-    /// Failures on the way, with what followed.
+    /// Failures on the way, the last [`FAILURES`] of them.
     pub failures: Vec<Failure>,
     /// Warnings of the boot.
     pub warnings: Vec<String>,
@@ -201,6 +203,14 @@ impl Report {
         }
     }
 
+    /// Keeps a failure: of a machine that tries for weeks, the last ones.
+    pub fn failed(&mut self, failure: &Failure) {
+        if self.failures.len() >= FAILURES {
+            self.failures.remove(0);
+        }
+        self.failures.push(failure.clone());
+    }
+
     /// The file, JSON with a final newline.
     pub fn render(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
@@ -269,6 +279,14 @@ pub fn milliseconds(time: Duration) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_machine_that_tries_for_weeks_the_last_failures_are_kept() {
+        let mut report = Report::new("6.1.0-1-amd64");
+        let failure = |number: usize| Failure::new(Step::Image, number.to_string(), "cause", "remedy");
+        (0..100).for_each(|number| report.failed(&failure(number)));
+        assert_eq!(report.failures, (36..100).map(failure).collect::<Vec<_>>());
+    }
 
     #[test]
     fn people_get_a_line_a_step() {

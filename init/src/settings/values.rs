@@ -32,7 +32,8 @@ impl Amount {
             let percent = percent.parse().ok().filter(|p| (1..=100).contains(p));
             return percent.map(Self::Percent).ok_or_else(expected);
         }
-        bytes(text).map(Self::Bytes).map_err(|_| expected())
+        // To a tmpfs, nothing is no limit at all (tmpfs(5)).
+        bytes(text).ok().filter(|bytes| *bytes > 0).map(Self::Bytes).ok_or_else(expected)
     }
 
     /// The amount in bytes, of `whole`.
@@ -214,7 +215,7 @@ mod tests {
     fn reads_sizes_and_refuses_what_overflows() {
         assert_eq!(Amount::parse("512M"), Ok(Amount::Bytes(512 << 20)));
         assert_eq!(Amount::parse("50%").map(|a| a.of(1000)), Ok(500));
-        for bad in ["", "M", "-1", "1.5G", "0%", "101%", "99999999999999T", "1 G", "+1"] {
+        for bad in ["", "0", "0M", "M", "-1", "1.5G", "0%", "101%", "99999999999999T", "1 G", "+1"] {
             assert!(Amount::parse(bad).is_err(), "{bad:?}");
         }
     }

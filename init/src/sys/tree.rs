@@ -144,19 +144,21 @@ impl Root {
     /// Bytes of memory that everything below this directory on its own device holds: what [`Root::delete_content`] sets
     /// free. Nothing where that is no file system in memory.
     pub fn memory_of_content(&self) -> u64 {
-        let Ok(kind) = rustix::fs::fstatfs(&self.0) else { return 0 };
-        let Ok(facts) = rustix::fs::fstat(&self.0) else { return 0 };
-        match u32::try_from(kind.f_type) {
-            Ok(RAMFS | TMPFS) => memory_below(self.0.as_fd(), facts.st_dev, DEPTH),
-            _ => 0,
-        }
+        self.device_in_memory().map_or(0, |device| memory_below(self.0.as_fd(), device, DEPTH))
     }
 
     /// Deletes everything below this directory that lies on its own device, and returns how many entries went.
-    /// Mounts below it are left alone, as is what cannot be deleted.
+    /// Mounts below it are left alone, as is what cannot be deleted; and all of it where that is no file system in memory,
+    /// but an initramfs that was unpacked on a disk or a server, for others as well.
     pub fn delete_content(self) -> u64 {
-        let Ok(facts) = rustix::fs::fstat(&self.0) else { return 0 };
-        delete_below(self.0.as_fd(), facts.st_dev, DEPTH)
+        self.device_in_memory().map_or(0, |device| delete_below(self.0.as_fd(), device, DEPTH))
+    }
+
+    /// Its device, where that is memory.
+    fn device_in_memory(&self) -> Option<u64> {
+        let kind = rustix::fs::fstatfs(&self.0).ok()?;
+        let in_memory = matches!(u32::try_from(kind.f_type), Ok(RAMFS | TMPFS));
+        rustix::fs::fstat(&self.0).ok().filter(|_| in_memory).map(|facts| facts.st_dev)
     }
 }
 
@@ -251,12 +253,21 @@ mod tests {
     fn deletes_the_tree_but_nothing_behind_links() {
         let kept = tempfile::tempdir().unwrap();
         std::fs::write(kept.path().join("kept"), "").unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         std::fs::write(dir.path().join("a/b/f"), "").unwrap();
         symlink(kept.path(), dir.path().join("a/link")).unwrap();
         assert_eq!(Root::open(dir.path()).unwrap().delete_content(), 5);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(kept.path().join("kept").exists());
+    }
+
+    #[test]
+    fn deletes_nothing_of_a_disk() {
+        // A working copy lies on one.
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        std::fs::write(dir.path().join("kept"), "").unwrap();
+        assert_eq!(Root::open(dir.path()).unwrap().delete_content(), 0);
+        assert!(dir.path().join("kept").exists());
     }
 }
