@@ -25,6 +25,13 @@ pub struct Terms {
     pub mtu: Option<u16>,
 }
 
+impl Terms {
+    /// Whether they lead beyond the link's own network.
+    pub fn leads_on(&self) -> bool {
+        self.lease.routes.iter().any(|route| route.gateway.is_some())
+    }
+}
+
 /// The usable part of `answer`, which came on `link`. `nameservers` come before the server's.
 pub fn judge(answer: &DhcpV4Lease, link: &Link, nameservers: &[IpAddr]) -> Result<Terms, LeaseFault> {
     let address = answer.yiaddr;

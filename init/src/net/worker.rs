@@ -23,6 +23,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After how long an address is asked for again that was not to be had beside the booted system.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// For how long other links may bring a better lease than one without a route, which leads nowhere but to its own network:
+/// a server's USB link to its BMC gives such a one before any cable has carrier.
+const BETTER: Duration = Duration::from_secs(5);
+
 /// An `Up` order.
 struct Task {
     links: Selection,
@@ -108,6 +112,7 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
     let mut start = Instant::now();
     let mut watch = Watch::new(task.links.clone(), task.carrier_limit, task.lease_limit);
     let mut race = Race::new(&task.nameservers);
+    let mut held: Option<(Box<Client>, Terms, Instant)> = None;
     loop {
         let links = match kernel.links().await {
             Ok(links) => links,
@@ -137,8 +142,16 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
                         began = true;
                     }
                 },
-                Action::Leave(index) => race.leave(index),
-                Action::GiveUp(cause) => return Ok(Outset::Failed(cause)),
+                Action::Leave(index) => {
+                    race.leave(index);
+                    held.take_if(|(client, ..)| client.link().index == index);
+                }
+                Action::GiveUp(cause) => {
+                    return Ok(match held {
+                        Some((client, terms, _)) => won(kernel, &watch, task, client, terms).await,
+                        None => Outset::Failed(cause),
+                    });
+                }
             }
         }
         if began {
@@ -155,11 +168,21 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
             },
             outcome = race.next() => match outcome {
                 Outcome::Won(client, terms) => {
-                    let link = client.link().clone();
-                    return Ok(chosen(kernel, &watch, task, Some(client), link, terms).await);
+                    let others = watch.others(client.link().index).next().is_some();
+                    if !others || terms.leads_on() {
+                        return Ok(won(kernel, &watch, task, client, terms).await);
+                    }
+                    log::info!("net: {}: its lease has no route; another link may bring one", client.link().name);
+                    race.leave(client.link().index);
+                    held.get_or_insert((client, terms, Instant::now() + BETTER));
                 }
                 Outcome::Unusable(answer) => watch.unusable(answer),
             },
+            () = tokio::time::sleep_until(held.as_ref().map_or(look, |(.., until)| *until)) => {
+                if let Some((client, terms, _)) = held {
+                    return Ok(won(kernel, &watch, task, client, terms).await);
+                }
+            }
             () = kernel.changed() => {}
             () = tokio::time::sleep_until(next) => {}
         }
@@ -228,6 +251,12 @@ async fn hold(
             }
         }
     }
+}
+
+/// Configures the link of the client that has the lease.
+async fn won(kernel: &Kernel, watch: &Watch, task: &Task, client: Box<Client>, terms: Terms) -> Outset {
+    let link = client.link().clone();
+    chosen(kernel, watch, task, Some(client), link, terms).await
 }
 
 /// Configures the link that was chosen. What is on links that are shared may be the booted system's, and stays.

@@ -16,8 +16,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
-    let claims: [(&str, fn()); 24] = [
+    let claims: [(&str, fn()); 26] = [
         ("the_link_with_a_server_wins_and_the_others_stay_without_address", two_links),
+        ("a_lease_with_a_route_wins_over_an_earlier_one_without", routeless_link),
+        ("a_lease_without_a_route_wins_where_no_better_one_comes", routeless_alone),
         ("a_carrier_that_comes_late_joins", late_carrier),
         ("a_link_that_appears_late_joins", late_link),
         ("without_links_the_cause_is_no_link", no_link),
@@ -154,6 +156,31 @@ fn two_links() {
     assert_eq!(server.client_identifiers(), ["01:02:00:00:00:00:02"]);
     assert_eq!(worker.finish().code(), Some(0));
     assert_eq!((bed.addresses(), bed.routes()), (addresses, routes.to_vec()), "finishing changes nothing");
+}
+
+fn routeless_link() {
+    let bed = Bed::new();
+    bed.plug("eth0", 1);
+    bed.plug("eth1", 2);
+    // The link to a BMC: its lease is there at once and has no router.
+    let _bmc = bed.serve("eth0", 1, "--dhcp-option=3");
+    let worker = bed.worker();
+    worker.order(&by_dhcp());
+    while worker.news() != (NetNews::Asking { link: label("eth0") }) {}
+    let _server = bed.serve("eth1", 2, "");
+    address_of(worker.outcome(), |address| lease("eth1", 2, 2, address));
+    assert_eq!(bed.addresses().iter().filter(|address| address.starts_with("eth0")).count(), 0);
+}
+
+fn routeless_alone() {
+    let bed = Bed::new();
+    bed.plug("eth0", 1);
+    bed.plug("eth1", 2);
+    let _bmc = bed.serve_script("eth0", Script { router: Ipv4Addr::UNSPECIFIED, ..script() });
+    let worker = bed.worker();
+    worker.order(&by_dhcp());
+    let lease = Lease { routes: vec![], ..scripted_lease(40) };
+    assert_eq!(worker.outcome(), NetNews::Up(lease));
 }
 
 fn late_carrier() {
