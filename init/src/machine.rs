@@ -10,6 +10,7 @@ use crate::label::Label;
 use crate::layers::{Order, Proofs, Stack};
 use crate::messages::{Lease, SourceIndex, SourceTally, Trust, Wanted};
 use crate::modules::{self, Modules};
+use crate::policy::Policy;
 use crate::receive::{self, Held, Received};
 use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport, Report, Share, StepReport};
 use crate::settings::source::Source;
@@ -73,7 +74,8 @@ impl Machine {
         journal.set_level(settings.log);
         log::info!("version {}, kernel {}", env!("CARGO_PKG_VERSION"), kernel.release);
         let policy = modules::Policy::new(&settings.blacklist, &settings.module_parameters);
-        let modules = Modules::open(Path::new("/"), &kernel.release, policy)?;
+        let stuck = Policy { on_failure: settings.on_failure, panic: settings.panic, shell: false }.after_panic();
+        let modules = Modules::open(Path::new("/"), &kernel.release, policy)?.watched(stuck);
         let mut report = Report::new(&kernel.release);
         if let Ok(memory) = receive::measure() {
             report.memory =

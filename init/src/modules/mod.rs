@@ -9,6 +9,7 @@ pub mod plan;
 pub mod policy;
 pub mod request;
 pub mod uevent;
+mod watch;
 
 use devices::Devices;
 pub use index::ModuleIndex;
@@ -20,11 +21,13 @@ pub use uevent::Uevent;
 use crate::contract::modules_dir;
 use crate::failure::{Failure, Step};
 use crate::label::printable;
+use crate::policy::Action;
 use crate::sys::module::{Inserted, insert};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use watch::Watch;
 
 /// The most aliases of devices that are remembered as seen.
 const MAX_SEEN: usize = 65_536;
@@ -63,6 +66,9 @@ pub struct Modules {
     index: ModuleIndex,
     policy: Policy,
     seen: BTreeSet<String>,
+    /// What follows where a driver's probe never ends; none where nobody looks at that.
+    stuck: Option<Action>,
+    watch: Option<Watch>,
 }
 
 impl Modules {
@@ -82,7 +88,13 @@ impl Modules {
         });
         let others = other_releases(root, release);
         let (root, release) = (root.to_owned(), release.to_owned());
-        Ok(Self { root, folder, release, others, index, policy, seen: BTreeSet::new() })
+        Ok(Self { root, folder, release, others, index, policy, seen: BTreeSet::new(), stuck: None, watch: None })
+    }
+
+    /// From now on, while drivers are loaded, another process sees to it that one whose probe hangs is named, and that `stuck`
+    /// follows where it never ends. This process must be single-threaded.
+    pub fn watched(self, stuck: Action) -> Self {
+        Self { stuck: Some(stuck), ..self }
     }
 
     /// The archive's kernel releases, where it has modules but none for the running kernel: kernel and initramfs
@@ -105,6 +117,7 @@ impl Modules {
     /// Loads the drivers of all devices that are there, and of those that appear behind them. Devices without a
     /// driver in the archive are left alone.
     pub fn coldplug(&mut self) -> Summary {
+        self.watch = self.watcher();
         let mut summary = Summary::default();
         let mut devices = Devices::below(&self.root.join("sys/bus"));
         for _ in 0..MAX_ROUNDS {
@@ -122,28 +135,44 @@ impl Modules {
                 break;
             }
         }
+        self.watch = None;
         summary
     }
 
     /// Loads the drivers of a device that came later; other messages are passed over.
     pub fn on_uevent(&mut self, uevent: &Uevent) -> Result<Vec<String>, Failure> {
         match uevent.action.as_str() {
-            "add" | "change" if !uevent.modalias.is_empty() => self.device(&uevent.modalias),
+            "add" | "change" if self.is_for(&uevent.modalias) => {
+                self.watch = self.watcher();
+                let loaded = self.device(&uevent.modalias);
+                self.watch = None;
+                loaded
+            }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// Whether a driver may have to be loaded for a device's alias.
+    fn is_for(&self, alias: &str) -> bool {
+        !self.seen.contains(alias) && !self.index.by_alias(&names::canonical(alias)).is_empty()
+    }
+
+    /// Without one, drivers are loaded all the same.
+    fn watcher(&self) -> Option<Watch> {
+        Watch::start(self.stuck?)
+            .map_err(|error| log::warn!("modules: a driver that hangs is not noticed: {error}"))
+            .ok()
     }
 
     /// Loads the drivers for a device's alias, once per alias. A blacklisted driver is no failure here: keeping it
     /// from its device is what the operator asked for.
     fn device(&mut self, alias: &str) -> Result<Vec<String>, Failure> {
-        if self.seen.contains(alias) {
-            return Ok(Vec::new());
-        }
+        // Most devices have no driver here; that is known before the kernel is asked what it has loaded.
+        let is_for = self.is_for(alias);
         if self.seen.len() < MAX_SEEN {
             self.seen.insert(alias.to_owned());
         }
-        // Most devices have no driver here; that is known before the kernel is asked what it has loaded.
-        if self.index.by_alias(&names::canonical(alias)).is_empty() {
+        if !is_for {
             return Ok(Vec::new());
         }
         match plan::plan(&self.index, &self.policy, &self.loaded()?, alias) {
@@ -159,9 +188,10 @@ impl Modules {
         }
     }
 
-    fn carry_out(&self, loads: &[Load]) -> Result<Outcome, Failure> {
+    fn carry_out(&mut self, loads: &[Load]) -> Result<Outcome, Failure> {
         let (mut loaded, mut asked, mut first_error) = (Vec::new(), false, None);
         for load in loads {
+            self.watch.iter_mut().for_each(|watch| watch.begins(&load.name));
             let result = File::open(self.folder.join(&load.path)).and_then(|file| insert(&file, &load.parameters));
             match result {
                 Ok(inserted) => {
@@ -178,6 +208,7 @@ impl Modules {
                 }
             }
         }
+        self.watch.iter_mut().for_each(|watch| watch.begins(""));
         match first_error {
             Some(failure) if !asked => Err(failure),
             _ if loaded.is_empty() => Ok(Outcome::Present),

@@ -1,0 +1,159 @@
+//! A driver's probe may hang, and keeps PID 1 in the kernel then: another process looks at the time, says what hangs, and
+//! ends the machine where it never ends.
+
+use crate::aftermath;
+use crate::crew;
+use crate::policy::Action;
+use crate::sys::channel::wait;
+use crate::sys::worker::{self, Worker};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// After so long a module is said to take its time.
+const LONG: Duration = Duration::from_secs(10);
+/// After so long it counts as one that never ends; a card that waits for firmware gives up after one minute.
+const ENDLESS: Duration = Duration::from_secs(300);
+/// How long the watcher, which has nothing left to do, may take to end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The watcher of the loading that goes on. Dropped, it ends.
+#[derive(Debug)]
+pub struct Watch {
+    line: Option<PipeWriter>,
+    watcher: Worker,
+}
+
+impl Watch {
+    /// Starts a watcher that follows `action` where a module never ends.
+    pub fn start(action: Action) -> io::Result<Self> {
+        let (reader, line) = io::pipe()?;
+        // The child's copy of the writing end would keep it from seeing that of PID 1 go.
+        let mut lines = Some(line);
+        let watcher = worker::fork(|| {
+            aftermath::guard_child();
+            drop(lines.take());
+            match watch(reader, [LONG, ENDLESS], |name, took, endless| say(name, took, endless.then_some(action))) {
+                Ok(End::Endless) => match action {
+                    Action::End(wait, how) => aftermath::end(wait, how),
+                    Action::Again(_) | Action::Shell => 0,
+                },
+                Ok(End::Over) => 0,
+                Err(_) => 1,
+            }
+        })?;
+        Ok(Self { line: lines, watcher })
+    }
+
+    /// From now on this module is being loaded; with an empty name, none is.
+    pub fn begins(&mut self, name: &str) {
+        // A watcher that is gone watches no more; the loading goes on.
+        if self.line.as_mut().is_some_and(|line| line.write_all(format!("{name}\n").as_bytes()).is_err()) {
+            self.line = None;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.line = None;
+        if let Err(error) = crew::await_end(&self.watcher, Instant::now() + FAREWELL) {
+            log::debug!("modules: the watcher's end: {error}");
+        }
+    }
+}
+
+fn say(name: &str, took: Duration, follows: Option<Action>) {
+    let seconds = took.as_secs();
+    match follows {
+        None => log::warn!(
+            "modules: {name} has been loading for {seconds} s, and the boot waits for it; if it never ends, keep it out with \
+             modprobe.blacklist={name}"
+        ),
+        Some(action) => log::error!(
+            "FAILED at modules: {name}: it has been loading for {seconds} s. Remedy: keep it out with \
+             modprobe.blacklist={name}; {action}"
+        ),
+    }
+}
+
+/// How a watch ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// Nothing is loaded any more.
+    Over,
+    /// A module never ended.
+    Endless,
+}
+
+/// Reads what is being loaded, a name a line, and says so where that takes longer than the first limit; ends at the second,
+/// or with the last writer.
+fn watch(
+    mut line: PipeReader,
+    [long, endless]: [Duration; 2],
+    mut say: impl FnMut(&str, Duration, bool),
+) -> io::Result<End> {
+    let (mut name, mut since, mut said) = (String::new(), Instant::now(), false);
+    loop {
+        let took = since.elapsed();
+        if !name.is_empty() && took >= endless {
+            say(&name, took, true);
+            return Ok(End::Endless);
+        }
+        if !name.is_empty() && took >= long && !said {
+            said = true;
+            say(&name, took, false);
+        }
+        let limit = if said { endless } else { long };
+        let readable = wait(&[line.as_fd()], if name.is_empty() { endless } else { limit.saturating_sub(took) })?;
+        if !readable.contains(&true) {
+            continue;
+        }
+        let mut bytes = [0; 4096];
+        let Some(read) = line.read(&mut bytes).map(|length| bytes.get(..length))? else { continue };
+        if read.is_empty() {
+            return Ok(End::Over);
+        }
+        // A short write of a line is one piece (pipe(7)); of several the last one counts.
+        let text = String::from_utf8_lossy(read);
+        let last = text.trim_end_matches('\n').rsplit('\n').next().unwrap_or_default();
+        (name, since, said) = (last.to_owned(), Instant::now(), false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said when these names are written with so many milliseconds after each.
+    fn watched(names: &[(&str, u64)]) -> (io::Result<End>, Vec<(String, bool)>) {
+        let (reader, mut writer) = io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut said = Vec::new();
+                let limits = [200, 600].map(Duration::from_millis);
+                let end = watch(reader, limits, |name, _, endless| said.push((name.to_owned(), endless)));
+                (end, said)
+            });
+            for (name, pause) in names {
+                let _ = writer.write_all(format!("{name}\n").as_bytes());
+                std::thread::sleep(Duration::from_millis(*pause));
+            }
+            drop(writer);
+            watcher.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn what_takes_long_is_named_once_and_what_never_ends_ends_it() {
+        let (end, said) = watched(&[("e1000", 1), ("", 1), ("tg3", 1), ("ixgbe", 900)]);
+        assert_eq!(end.unwrap(), End::Endless);
+        assert_eq!(said, [("ixgbe".to_owned(), false), ("ixgbe".to_owned(), true)]);
+    }
+
+    #[test]
+    fn what_ends_in_time_is_not_spoken_of() {
+        let (end, said) = watched(&[("e1000", 1), ("", 300), ("tg3", 1), ("", 1)]);
+        assert_eq!((end.unwrap(), said), (End::Over, vec![]));
+    }
+}
