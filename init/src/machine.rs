@@ -270,7 +270,10 @@ impl Machine {
             let text = format!("the {name} is loaded before it is used: {why}");
             match self.settings.mode {
                 Mode::Stream => self.warn(text),
-                Mode::Ram | Mode::Auto => log::info!("{text}"),
+                Mode::Ram | Mode::Auto => {
+                    log::info!("{text}");
+                    self.report.not_streamed.push(text);
+                }
             }
         }
     }

@@ -39,6 +39,9 @@ pub struct Report {
     /// When the real init was started: with the whole image in memory, or before.
     #[serde(default)]
     pub mode: Option<Mode>,
+    /// Why an image was loaded before it was used, where `rootbeam.mode=auto` would have streamed it.
+    #[serde(default)]
+    pub not_streamed: Vec<String>,
     /// Memory, in bytes.
     pub memory: MemoryReport,
     /// The real init.
@@ -241,6 +244,7 @@ impl fmt::Display for Report {
         let shares = self.image.iter().flat_map(|image| &image.shares);
         let shares = shares.chain(self.layers.iter().flat_map(|layer| &layer.shares));
         shares.filter(|share| share.failures > 0).try_for_each(|share| writeln!(f, "{share}"))?;
+        self.not_streamed.iter().try_for_each(|text| writeln!(f, "{text}"))?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))?;
         self.failures.iter().try_for_each(|failure| writeln!(f, "{failure}"))
     }

@@ -138,17 +138,22 @@ pub fn obstacle(facts: &ImageFacts, modules: &mut Modules) -> Option<String> {
         return Some("nothing vouches for its chunks".to_owned());
     }
     if let Err(failure) = image::require_filesystem("fuse", modules) {
-        return Some(failure.cause);
+        return Some(format!("{}: {}", failure.object, failure.cause));
     }
     (!Path::new("/dev/fuse").exists()).then(|| "there is no /dev/fuse".to_owned())
 }
 
 /// Why an image is loaded before it is used, where somebody asked for it to be streamed.
 pub fn reason(settings: &Settings, facts: &ImageFacts, obstacle: Option<String>) -> Option<String> {
-    let unhashed = || "it has no hash for each of its chunks".to_owned();
+    let by_whole = settings.sha256.is_some() && settings.manifest.is_none() && facts.signers.is_empty();
+    let otherwise = || match facts.manifest {
+        None => Some("it has no hash for each of its chunks".to_owned()),
+        Some(_) if by_whole => Some("rootbeam.sha256= vouches for the whole of it alone".to_owned()),
+        // An image that is small is whole before it can be served.
+        Some(_) => None,
+    };
     match settings.mode {
         Mode::Ram => None,
-        // An image that is small is whole before it can be served.
-        Mode::Stream | Mode::Auto => obstacle.or_else(|| facts.manifest.is_none().then(unhashed)),
+        Mode::Stream | Mode::Auto => obstacle.or_else(otherwise),
     }
 }

@@ -7,6 +7,8 @@ use super::{alone, completion, identical, status};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::contract::role;
+use rootbeam_init::report::Report;
+use rootbeam_init::settings::values::Mode;
 use rootbeam_qemu_tests::claim::{claim, equal, row};
 use rootbeam_qemu_tests::packages::{self, Suite};
 use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
@@ -32,9 +34,28 @@ const SQUASHFS: (&str, Image) = ("squashfs", images::probe_with_noise);
 const EROFS: (&str, Image) = ("erofs", images::probe_with_noise_erofs);
 
 pub fn claims() -> Vec<Trial> {
-    vec![claim("streaming: 6.1 in QEMU runs from a squashfs that is on its way", &[qemu::available], || {
-        streams(Suite::Bookworm, SQUASHFS)
-    })]
+    vec![
+        claim("streaming: 6.1 in QEMU runs from a squashfs that is on its way", &[qemu::available], || {
+            streams(Suite::Bookworm, SQUASHFS)
+        }),
+        claim("streaming: a kernel without fuse loads the image first, and the report says why", &[qemu::available], {
+            without_fuse
+        }),
+    ]
+}
+
+fn without_fuse() -> Result<()> {
+    let kernel = packages::kernel(Suite::Bookworm)?;
+    let folder = images::published(&images::probe()?, "image")?;
+    let http = HttpServer::on_loopback(Site::new().folder(folder.path())?)?;
+    let url = format!("http://{}:{}/image", qemu::HOST, http.address().port());
+    let booted = qemu::Boot::new(&kernel, &archives::for_qemu(&kernel)?)
+        .nic(qemu::Nic::user())
+        .cmdline(&format!("rootbeam.image={url} rootbeam.mode=auto modprobe.blacklist=fuse"))
+        .run()?;
+    let Report { mode, not_streamed, warnings, .. } = report(booted.world()?)?;
+    let why = "the image is loaded before it is used: fuse: the module is blacklisted".to_owned();
+    equal(&(mode, not_streamed, warnings), &(Some(Mode::Ram), vec![why], vec![]))
 }
 
 pub fn rows() -> Vec<Trial> {

@@ -42,7 +42,7 @@ pub fn claims() -> Vec<Trial> {
     let mut claims = vec![
         claim("streaming: the real init runs before the image is whole, and then needs nobody", streams),
         claim("streaming: workers beside the booted system have no privilege", workers_have_no_privilege),
-        claim("streaming: an image without a manifest is loaded first, and the log says why", without_manifest),
+        claim("streaming: what cannot be streamed is loaded first, and the report says why", not_streamed),
         claim("streaming: an image that is whole when it comes to be served is as good as one that is not", soon_whole),
     ];
     claims.extend(handover::claims());
@@ -312,17 +312,31 @@ fn soon_whole() -> Result<()> {
     Ok(())
 }
 
-fn without_manifest() -> Result<()> {
+fn not_streamed() -> Result<()> {
     let file = images::probe()?;
-    let network = Network::new()?;
-    let bytes = std::fs::read(file)?;
-    let sum = format!("{}\n", Sha256::of(&bytes));
-    let _http = network.http(Site::new().bytes(PATH, bytes).bytes(&format!("{PATH}.sha256"), sum))?;
-    let words = format!("rootbeam.image={} rootbeam.mode=stream rootbeam.on-failure=poweroff", network.url(PATH));
-    let booted = Boot::new(&archives::for_namespaces()?).nic(Nic::on(&network)).limit(SOON).cmdline(&words).run()?;
-    let world = booted.world()?;
-    assert_clean(world)?;
-    let why = "the image is loaded before it is used: it has no hash for each of its chunks";
-    ensure!(report(world)?.warnings.iter().any(|warning| warning == why), "{}", booted.console);
+    let (folder, bytes) = (images::published(&file, PATH.trim_start_matches('/'))?, std::fs::read(file)?);
+    let hash = Sha256::of(&bytes);
+    let alone = || Ok(Site::new().bytes(PATH, bytes.clone()).bytes(&format!("{PATH}.sha256"), format!("{hash}\n")));
+    let by_sha256 = format!("rootbeam.sha256={hash}");
+    let with_manifest = || Site::new().folder(folder.path());
+    let cases: [(&dyn Fn() -> Result<Site>, &str, &str); 2] = [
+        (&alone, "", "it has no hash for each of its chunks"),
+        (&with_manifest, &by_sha256, "rootbeam.sha256= vouches for the whole of it alone"),
+    ];
+    for (site, words, why) in cases {
+        let why = format!("the image is loaded before it is used: {why}");
+        let network = Network::new()?;
+        let _http = network.http(site()?)?;
+        let told = |mode: &str| {
+            let words = format!("rootbeam.image={} rootbeam.mode={mode} {words}", network.url(PATH));
+            let archive = archives::for_namespaces()?;
+            let booted = Boot::new(&archive).nic(Nic::on(&network)).limit(SOON).cmdline(&words).run()?;
+            assert_clean(booted.world()?)?;
+            let Report { mode, not_streamed, warnings, .. } = report(booted.world()?)?;
+            Ok::<_, anyhow::Error>((mode, not_streamed, warnings))
+        };
+        equal(&told("auto")?, &(Some(Mode::Ram), vec![why.clone()], vec![]))?;
+        equal(&told("stream")?, &(Some(Mode::Ram), vec![], vec![why]))?;
+    }
     Ok(())
 }
