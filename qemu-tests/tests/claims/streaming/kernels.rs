@@ -41,7 +41,43 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: a kernel without fuse loads the image first, and the report says why", &[qemu::available], {
             without_fuse
         }),
+        claim("streaming: what was read while it came is in memory no second time", &[qemu::available], held_once),
     ]
+}
+
+/// All of the image is read, of the loaded one as of the one that is on its way: the block device's own cache is the same
+/// then, and the served file's would be as large again.
+fn held_once() -> Result<()> {
+    let kernel = packages::kernel(Suite::Bookworm)?;
+    let folder = images::published(&images::probe_with_noise(NOISE)?, "image")?;
+    let in_use = |mode: Mode, word: &str| -> Result<u64> {
+        let rate = Fault::Rate(8 * RATE);
+        let http = HttpServer::on_loopback(Site::new().folder(folder.path())?)?.fault("/image", When::Always, rate);
+        let url = format!("http://{}:{}/image", qemu::HOST, http.address().port());
+        let mut guest = qemu::Boot::new(&kernel, &archives::for_qemu(&kernel)?)
+            .nic(qemu::Nic::user())
+            .cmdline(&format!("rootbeam.image={url} rootbeam.mode={word}"))
+            .start()?;
+        let Some((mut probe, world)) = guest.probe()? else { bail!("no real init\n{}", guest.console().text()) };
+        let report = report(&world)?;
+        equal(&report.mode, &Some(mode))?;
+        let device = report.image.and_then(|image| image.device).context("no RAM disk in the report")?;
+        if mode == Mode::Stream {
+            ensure!(!status(&mut probe)?.complete, "it was complete before it was read");
+        }
+        probe.ask(&Request::Digest(device), SOON)?;
+        if mode == Mode::Stream {
+            completion(&mut probe)?;
+        }
+        let memory = alone(&mut probe)?.memory;
+        probe.power_off()?;
+        guest.finish(None)?;
+        let of = |name: &str| memory.get(name).copied().with_context(|| format!("no {name} in /proc/meminfo"));
+        Ok(of("MemTotal")? - of("MemFree")?)
+    };
+    let (loaded, streamed) = (in_use(Mode::Ram, "ram")?, in_use(Mode::Stream, "stream")?);
+    ensure!(streamed < loaded + NOISE / 4, "{streamed} bytes are in use, {loaded} where it was loaded first");
+    Ok(())
 }
 
 fn without_fuse() -> Result<()> {
