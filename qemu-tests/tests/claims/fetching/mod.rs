@@ -216,7 +216,7 @@ pub fn thrifty(sent: u64, size: u64) -> Result<()> {
 }
 
 /// A seed for this run, printed so that the run can be made again with `ROOTBEAM_SEED`.
-fn seed(claim: &str) -> Result<u64> {
+pub fn seed(claim: &str) -> Result<u64> {
     let seed = number("ROOTBEAM_SEED")?.unwrap_or_else(|| fastrand::u64(..));
     println!("{claim}: ROOTBEAM_SEED={seed}");
     Ok(seed)

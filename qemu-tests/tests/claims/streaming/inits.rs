@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use rootbeam_init::contract::role;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::streaming::keeper::Status;
-use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::claim::{claim, equal, row};
 use rootbeam_qemu_tests::outcome::Outcome;
 use rootbeam_qemu_tests::packages::{self, Kernel, Suite};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
@@ -34,7 +34,7 @@ pub fn claims() -> Vec<Trial> {
 }
 
 pub fn rows() -> Vec<Trial> {
-    vec![claim(
+    vec![row(
         "streaming: a memory hog and a sleep spare the workers",
         &[qemu::available, images::debian],
         hog_and_sleep,

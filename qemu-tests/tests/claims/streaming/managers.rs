@@ -4,7 +4,7 @@
 use super::inits::Node;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::claim::{equal, row};
 use rootbeam_qemu_tests::outcome::Outcome;
 use rootbeam_qemu_tests::packages::{self, Suite};
 use rootbeam_qemu_tests::{images, qemu};
@@ -14,16 +14,16 @@ const NEEDS: &[fn() -> Result<()>] = &[qemu::available, images::debian];
 
 pub fn rows() -> Vec<Trial> {
     vec![
-        claim("streaming: systemd-networkd takes the link over", NEEDS, || {
+        row("streaming: systemd-networkd takes the link over", NEEDS, || {
             takes_over("systemd-networkd", "networkctl --no-legend list $LINK | cat", "routable configured")
         }),
-        claim("streaming: NetworkManager takes the link over", NEEDS, || {
+        row("streaming: NetworkManager takes the link over", NEEDS, || {
             takes_over("NetworkManager", "nmcli -g GENERAL.STATE device show $LINK", "100 (connected")
         }),
-        claim("streaming: ifupdown takes the link over", NEEDS, || {
+        row("streaming: ifupdown takes the link over", NEEDS, || {
             takes_over("networking", "ifquery --state $LINK", "=ether")
         }),
-        claim("streaming: a soft reboot spares the workers, and so does one after the end", NEEDS, soft_reboot),
+        row("streaming: a soft reboot spares the workers, and so does one after the end", NEEDS, soft_reboot),
     ]
 }
 

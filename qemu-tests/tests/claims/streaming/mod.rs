@@ -316,27 +316,24 @@ fn not_streamed() -> Result<()> {
     let file = images::probe()?;
     let (folder, bytes) = (images::published(&file, PATH.trim_start_matches('/'))?, std::fs::read(file)?);
     let hash = Sha256::of(&bytes);
-    let alone = || Ok(Site::new().bytes(PATH, bytes.clone()).bytes(&format!("{PATH}.sha256"), format!("{hash}\n")));
+    let alone = Site::new().bytes(PATH, bytes).bytes(&format!("{PATH}.sha256"), format!("{hash}\n"));
+    loaded_first(alone, "", "it has no hash for each of its chunks")?;
     let by_sha256 = format!("rootbeam.sha256={hash}");
-    let with_manifest = || Site::new().folder(folder.path());
-    let cases: [(&dyn Fn() -> Result<Site>, &str, &str); 2] = [
-        (&alone, "", "it has no hash for each of its chunks"),
-        (&with_manifest, &by_sha256, "rootbeam.sha256= vouches for the whole of it alone"),
-    ];
-    for (site, words, why) in cases {
-        let why = format!("the image is loaded before it is used: {why}");
-        let network = Network::new()?;
-        let _http = network.http(site()?)?;
-        let told = |mode: &str| {
-            let words = format!("rootbeam.image={} rootbeam.mode={mode} {words}", network.url(PATH));
-            let archive = archives::for_namespaces()?;
-            let booted = Boot::new(&archive).nic(Nic::on(&network)).limit(SOON).cmdline(&words).run()?;
-            assert_clean(booted.world()?)?;
-            let Report { mode, not_streamed, warnings, .. } = report(booted.world()?)?;
-            Ok::<_, anyhow::Error>((mode, not_streamed, warnings))
-        };
-        equal(&told("auto")?, &(Some(Mode::Ram), vec![why.clone()], vec![]))?;
-        equal(&told("stream")?, &(Some(Mode::Ram), vec![], vec![why]))?;
-    }
-    Ok(())
+    loaded_first(Site::new().folder(folder.path())?, &by_sha256, "rootbeam.sha256= vouches for the whole of it alone")
+}
+
+fn loaded_first(site: Site, words: &str, why: &str) -> Result<()> {
+    let network = Network::new()?;
+    let _http = network.http(site)?;
+    let why = format!("the image is loaded before it is used: {why}");
+    let told = |mode: &str| {
+        let words = format!("rootbeam.image={} rootbeam.mode={mode} {words}", network.url(PATH));
+        let archive = archives::for_namespaces()?;
+        let booted = Boot::new(&archive).nic(Nic::on(&network)).limit(SOON).cmdline(&words).run()?;
+        assert_clean(booted.world()?)?;
+        let Report { mode, not_streamed, warnings, .. } = report(booted.world()?)?;
+        Ok::<_, anyhow::Error>((mode, not_streamed, warnings))
+    };
+    equal(&told("auto")?, &(Some(Mode::Ram), vec![why.clone()], vec![]))?;
+    equal(&told("stream")?, &(Some(Mode::Ram), vec![], vec![why]))
 }

@@ -1,9 +1,10 @@
 //! A machine that is told to end before its image is whole ends, whether or not the rest can still come.
 
 use super::inits::Node;
+use crate::fetching::seed;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::claim::{claim, equal, row};
 use rootbeam_qemu_tests::outcome::Outcome;
 use rootbeam_qemu_tests::packages::{self, Suite};
 use rootbeam_qemu_tests::{images, qemu};
@@ -27,10 +28,8 @@ pub fn claims() -> Vec<Trial> {
 
 pub fn rows() -> Vec<Trial> {
     let trial = |number| {
-        claim(&format!("streaming: systemd powers off at a random moment, {number}"), NEEDS, move || {
-            let seed = fastrand::u64(..);
-            at_random(seed).map_err(|error| error.context(format!("seed {seed}")))
-        })
+        let name = format!("streaming: systemd powers off at a random moment, {number}");
+        row(&name.clone(), NEEDS, move || at_random(seed(&name)?))
     };
     (1..=4).map(trial).collect()
 }
