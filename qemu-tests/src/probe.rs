@@ -27,6 +27,10 @@ pub enum Request {
     DigestAtRandom(String),
     /// Read a file to its end, beside whatever is asked next.
     ReadAlong(String),
+    /// Have so many readers read of a disk at random, past its cache, beside whatever is asked next.
+    Crowd(String, u32),
+    /// Let them end, and read once more what they have read.
+    CrowdEnds,
     /// Answer the contents of a small text file.
     Text(String),
     /// Write zeros to a new file until the given size or the first error.
@@ -50,8 +54,15 @@ pub enum Answer {
         /// SHA-256 of them in the order of the reading, in hex.
         sha256: String,
     },
-    /// To [`Request::ReadAlong`], at the beginning.
+    /// To [`Request::ReadAlong`] and [`Request::Crowd`], at the beginning.
     ReadsAlong,
+    /// To [`Request::CrowdEnds`]: reads, and those of them that brought other bytes than the same place does now.
+    CrowdRead {
+        /// All of them.
+        reads: u64,
+        /// The wrong ones.
+        wrong: u64,
+    },
     /// To [`Request::Text`].
     Text(String),
     /// To [`Request::Fill`]: bytes written, and the error that ended it.

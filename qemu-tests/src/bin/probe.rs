@@ -9,12 +9,16 @@ use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 static INHERITED: OnceLock<Inherited> = OnceLock::new();
 
@@ -54,6 +58,7 @@ fn serve(world: impl Fn() -> World) -> io::Result<RebootCommand> {
     };
     send(Answer::World(Box::new(first)))?;
     let failed = |error: io::Error| Answer::Error(error.to_string());
+    let mut crowd = Crowd::default();
     for request in BufReader::new(line).lines() {
         send(match serde_json::from_str(&request?)? {
             Request::World => Answer::World(Box::new(world())),
@@ -63,6 +68,11 @@ fn serve(world: impl Fn() -> World) -> io::Result<RebootCommand> {
                 std::thread::spawn(move || digest(&path));
                 Answer::ReadsAlong
             }
+            Request::Crowd(path, readers) => {
+                (0..readers).for_each(|_| crowd.join(path.clone()));
+                Answer::ReadsAlong
+            }
+            Request::CrowdEnds => std::mem::take(&mut crowd).end().unwrap_or_else(failed),
             Request::Text(path) => fs::read_to_string(path).map_or_else(failed, Answer::Text),
             Request::Fill(path, size) => fill(&path, size),
             Request::Restart => return send(Answer::Ending).map(|()| RebootCommand::Restart),
@@ -108,6 +118,53 @@ fn digest_at_random(path: &str) -> io::Result<Answer> {
         hash.update(buffer);
     }
     Ok(digested(pieces * PIECE, hash))
+}
+
+/// Readers of a disk, until they are told to end.
+#[derive(Default)]
+struct Crowd {
+    over: Arc<AtomicBool>,
+    readers: Vec<(String, JoinHandle<io::Result<Vec<(u64, u64)>>>)>,
+}
+
+impl Crowd {
+    const PIECE: usize = 8 << 10;
+
+    fn join(&mut self, path: String) {
+        let (over, disk) = (Arc::clone(&self.over), path.clone());
+        let read = move || {
+            let mut file = File::open(disk)?;
+            let pages = (file.seek(SeekFrom::End(0))? - Self::PIECE as u64) / 4096;
+            let mut read = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let place = fastrand::u64(..pages) * 4096;
+                rustix::fs::fadvise(&file, place, NonZeroU64::new(Self::PIECE as u64), Advice::DontNeed)?;
+                read.push((place, Self::look(&file, place)?));
+            }
+            Ok(read)
+        };
+        self.readers.push((path, std::thread::spawn(read)));
+    }
+
+    fn look(file: &File, place: u64) -> io::Result<u64> {
+        let (mut bytes, mut hash) = ([0; Self::PIECE], DefaultHasher::new());
+        file.read_exact_at(&mut bytes, place)?;
+        hash.write(&bytes);
+        Ok(hash.finish())
+    }
+
+    fn end(self) -> io::Result<Answer> {
+        self.over.store(true, Ordering::Relaxed);
+        let (mut reads, mut wrong) = (0, 0);
+        for (path, reader) in self.readers {
+            let file = File::open(path)?;
+            for (place, hash) in reader.join().map_err(|_| io::Error::other("a reader panicked"))?? {
+                reads += 1;
+                wrong += u64::from(Self::look(&file, place)? != hash);
+            }
+        }
+        Ok(Answer::CrowdRead { reads, wrong })
+    }
 }
 
 fn digested(size: u64, hash: Sha256) -> Answer {

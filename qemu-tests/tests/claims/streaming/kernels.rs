@@ -130,6 +130,9 @@ fn streams(suite: Suite, (filesystem, image): (&str, Image)) -> Result<()> {
         equal(&world.mount("/run/rootbeam/lower/0").map(|mount| mount.kind.as_str()), &Some(filesystem))?;
         points(&world)?;
         kept_in_memory(&mut probe, &world)?;
+        let device = report(&world)?.image.and_then(|image| image.device).context("no RAM disk in the report")?;
+        // They wait for what has not come, and read on over the swap.
+        equal(&probe.ask(&Request::Crowd(device.clone(), 100), SOON)?, &Answer::ReadsAlong)?;
         // It was looked at while it was incomplete, every time.
         ensure!(!status(&mut probe)?.complete, "it was complete before it was looked at");
         http.behave();
@@ -137,10 +140,11 @@ fn streams(suite: Suite, (filesystem, image): (&str, Image)) -> Result<()> {
         let done = completion(&mut probe)?;
         equal(&(done.total, done.verified), &(size, size))?;
         let after = alone(&mut probe)?;
+        let crowd = probe.ask(&Request::CrowdEnds, SOON)?;
+        ensure!(matches!(crowd, Answer::CrowdRead { reads: 1000.., wrong: 0 }), "{crowd:?}");
         assert_clean(&after)?;
         points(&after)?;
         http.stop();
-        let device = report(&world)?.image.and_then(|image| image.device).context("no RAM disk in the report")?;
         identical(&mut probe, &device, &image)?;
         let disk = after.loops.get(device.trim_start_matches("/dev/")).context("no RAM disk")?;
         equal(&disk.file.as_str(), &"/memfd:rootbeam-image (deleted)")
