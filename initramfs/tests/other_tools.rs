@@ -1,31 +1,51 @@
 //! The archive against the tools that everybody has: cpio(1) and the compressors.
 
+#[path = "../../init/tests/common/needs.rs"]
+mod needs;
+
 use rootbeam_initramfs::archive::{ArchiveError, read};
 use rootbeam_initramfs::compress::Compression;
 use rootbeam_initramfs::tree::{Node, Tree};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
-/// Runs a program with `input`; nothing if it is not installed, which `ROOTBEAM_REQUIRE=all` forbids.
-fn run(program: &[&str], folder: &Path, input: &[u8]) -> Option<Vec<u8>> {
+fn main() -> ExitCode {
+    needs::run(needs::tests! {
+        needs::nothing =>
+            refuses_what_is_no_initramfs_and_says_where,
+            no_damaged_archive_makes_the_reader_panic_or_point_outside,
+            no_damaged_stream_makes_a_decoder_panic;
+        cpio => cpio_lists_what_was_written;
+        all => reads_archives_of_other_tools_one_after_the_other_in_every_compression;
+        compressors => no_damaged_stream_of_other_tools_makes_a_decoder_panic;
+    })
+}
+
+fn cpio() -> Option<String> {
+    needs::programs(&["cpio"])
+}
+
+fn compressors() -> Option<String> {
+    needs::programs(&["lz4", "bzip2", "lzma"])
+}
+
+fn all() -> Option<String> {
+    needs::programs(&["cpio", "gzip", "xz", "zstd", "lz4", "bzip2", "lzma"])
+}
+
+/// What a program makes of `input`.
+fn run(program: &[&str], folder: &Path, input: &[u8]) -> Vec<u8> {
     let mut command = Command::new(program[0]);
-    let child = command.args(&program[1..]).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) if std::env::var("ROOTBEAM_REQUIRE").as_deref() != Ok("all") => {
-            eprintln!("SKIPPED: {} cannot be run ({error})", program[0]);
-            return None;
-        }
-        Err(error) => panic!("{} cannot be run: {error}", program[0]),
-    };
+    command.args(&program[1..]).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let output = std::thread::scope(|scope| {
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output().unwrap()
     });
     assert!(output.status.success(), "{program:?} failed");
-    Some(output.stdout)
+    output.stdout
 }
 
 fn tree() -> Tree {
@@ -37,11 +57,10 @@ fn tree() -> Tree {
     tree
 }
 
-#[test]
 fn cpio_lists_what_was_written() {
     let archive = tree().to_newc(1_700_000_000).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let Some(list) = run(&["cpio", "-itv", "--quiet", "--numeric-uid-gid"], folder.path(), &archive) else { return };
+    let list = run(&["cpio", "-itv", "--quiet", "--numeric-uid-gid"], folder.path(), &archive);
     let list = String::from_utf8(list).unwrap();
     let seen: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
     let first_and_last: Vec<(&str, &str, &str)> =
@@ -58,11 +77,10 @@ fn cpio_lists_what_was_written() {
             ("lrwxrwxrwx", "0", "/init"),
         ]
     );
-    let init = run(&["cpio", "-i", "--to-stdout", "--quiet", "init"], folder.path(), &archive).unwrap();
+    let init = run(&["cpio", "-i", "--to-stdout", "--quiet", "init"], folder.path(), &archive);
     assert_eq!(init, b"#!/bin/sh\n".repeat(5000));
 }
 
-#[test]
 fn reads_archives_of_other_tools_one_after_the_other_in_every_compression() {
     let folder = tempfile::tempdir().unwrap();
     let write = |path: &str, data: &[u8]| {
@@ -74,9 +92,9 @@ fn reads_archives_of_other_tools_one_after_the_other_in_every_compression() {
     write("main/usr/lib/modules/6.1/a.ko", &b"module ".repeat(3000));
     let cpio = |folder: &str, list: &[u8]| run(&["cpio", "-o", "-H", "newc", "--quiet"], Path::new(folder), list);
     let early = folder.path().join("early");
-    let Some(early) = cpio(early.to_str().unwrap(), b"kernel\nkernel/x86/microcode/GenuineIntel.bin\n") else { return };
+    let early = cpio(early.to_str().unwrap(), b"kernel\nkernel/x86/microcode/GenuineIntel.bin\n");
     let main = folder.path().join("main");
-    let main = cpio(main.to_str().unwrap(), b".\n./usr\n./usr/lib/modules/6.1/a.ko\n").unwrap();
+    let main = cpio(main.to_str().unwrap(), b".\n./usr\n./usr/lib/modules/6.1/a.ko\n");
     let mut file = early.clone();
     let mut expected = vec![Compression::None];
     for (program, compression) in [
@@ -87,8 +105,7 @@ fn reads_archives_of_other_tools_one_after_the_other_in_every_compression() {
         (&["bzip2"], Compression::Bzip2),
         (&["lzma"], Compression::Lzma),
     ] {
-        let Some(packed) = run(program, folder.path(), &main) else { continue };
-        file.extend(packed);
+        file.extend(run(program, folder.path(), &main));
         // Boot loaders fill up to four bytes or to a sector.
         file.resize(file.len().next_multiple_of(512), 0);
         expected.push(compression);
@@ -103,7 +120,6 @@ fn reads_archives_of_other_tools_one_after_the_other_in_every_compression() {
     assert_eq!(archives[0].data(archives[0].entries.last().unwrap()), b"microcode");
 }
 
-#[test]
 fn refuses_what_is_no_initramfs_and_says_where() {
     assert!(matches!(read(b""), Err(ArchiveError::Empty)));
     assert!(matches!(read(&[0; 4096]), Err(ArchiveError::Empty)));
@@ -127,7 +143,6 @@ fn noise(seed: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-#[test]
 fn no_damaged_archive_makes_the_reader_panic_or_point_outside() {
     let good = [tree().to_newc(0).unwrap(), tree().to_newc(7).unwrap()].concat();
     let mut random = noise(0x5eed);
@@ -146,26 +161,31 @@ fn no_damaged_archive_makes_the_reader_panic_or_point_outside() {
     }
 }
 
-#[test]
 fn no_damaged_stream_makes_a_decoder_panic() {
     use rootbeam_initramfs::compress::Packing;
+    let plain = tree().to_newc(0).unwrap();
+    for packing in [Packing::Zstd, Packing::Gzip, Packing::Xz] {
+        damage(&packing.pack(&plain, |_| ()).unwrap());
+    }
+}
+
+fn no_damaged_stream_of_other_tools_makes_a_decoder_panic() {
     let folder = tempfile::tempdir().unwrap();
     let plain = tree().to_newc(0).unwrap();
-    let mut streams: Vec<Vec<u8>> =
-        [Packing::Zstd, Packing::Gzip, Packing::Xz].map(|packing| packing.pack(&plain, |_| ()).unwrap()).into();
     for program in [&["lz4", "-l"][..], &["bzip2"], &["lzma"]] {
-        streams.extend(run(program, folder.path(), &plain));
+        damage(&run(program, folder.path(), &plain));
     }
+}
+
+fn damage(stream: &[u8]) {
     let mut random = noise(0xfeed);
     let mut next = || random.next().unwrap();
-    for stream in streams {
-        for _ in 0..200 {
-            let mut bytes = stream.clone();
-            let at = 4 + next() % (bytes.len() - 4);
-            bytes[at] = next() as u8;
-            bytes.truncate(bytes.len() - next() % 20);
-            // Whatever comes of it, it comes back.
-            let _ = read(&bytes);
-        }
+    for _ in 0..200 {
+        let mut bytes = stream.to_vec();
+        let at = 4 + next() % (bytes.len() - 4);
+        bytes[at] = next() as u8;
+        bytes.truncate(bytes.len() - next() % 20);
+        // Whatever comes of it, it comes back.
+        let _ = read(&bytes);
     }
 }

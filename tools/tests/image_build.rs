@@ -1,17 +1,46 @@
 //! `rootbeam image build`: the image, as the kernel mounts it, is the source.
 
 mod common;
+#[path = "../../init/tests/common/needs.rs"]
+mod needs;
 
-use common::{is_root, rootbeam, run, succeed};
+use common::{rootbeam, run, succeed};
 use rootbeam_init::digest::Sha256;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use tempfile::{TempDir, tempdir};
 use walkdir::WalkDir;
+
+fn main() -> ExitCode {
+    needs::run(needs::tests! {
+        needs::nothing =>
+            warns_of_secrets_that_all_machines_would_share,
+            faulty_sources_are_refused_and_leave_nothing,
+            a_writer_that_dies_by_a_signal_is_told_in_a_sentence,
+            an_unreadable_clock_word_is_refused;
+        needs::root =>
+            an_image_of_a_folder_is_the_folder,
+            refuses_to_lose_xattrs_and_hard_links_without_mksquashfs;
+        linked =>
+            hard_links_xattrs_and_capabilities_of_a_folder_are_kept,
+            an_image_of_a_tar_is_the_tree_in_it,
+            a_hard_link_before_the_last_of_its_file_in_the_tar_is_refused_with_both_names,
+            a_tar_without_entries_for_its_folders_gets_them,
+            what_is_excluded_and_only_that_stays_out,
+            the_same_source_gives_the_same_bytes,
+            no_file_is_newer_than_the_epoch,
+            with_mksquashfs_only_the_xattrs_are_dropped;
+    })
+}
+
+/// For images with hard links, and trees that only root makes.
+fn linked() -> Option<String> {
+    needs::root().or_else(|| needs::programs(&["mksquashfs"]))
+}
 
 /// cap_net_raw=ep, as the kernel stores it.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -175,11 +204,7 @@ fn build(source: &Path, image: &Path, options: &[&str]) -> String {
     succeed(rootbeam().args(["image", "build"]).arg(source).arg("-o").arg(image).args(options)).1
 }
 
-#[test]
 fn an_image_of_a_folder_is_the_folder() {
-    if !is_root("an_image_of_a_folder_is_the_folder") {
-        return;
-    }
     let source = plain_source();
     let out = tempdir().unwrap();
     for options in [&[][..], &["--compress", "gzip"], &["--compress", "xz"], &["--level", "3"]] {
@@ -189,11 +214,7 @@ fn an_image_of_a_folder_is_the_folder() {
     }
 }
 
-#[test]
 fn hard_links_xattrs_and_capabilities_of_a_folder_are_kept() {
-    if !is_root("hard_links_xattrs_and_capabilities_of_a_folder_are_kept") {
-        return;
-    }
     let source = full_source();
     let out = tempdir().unwrap();
     let image = out.path().join("full.squashfs");
@@ -212,11 +233,7 @@ fn hard_links_xattrs_and_capabilities_of_a_folder_are_kept() {
     assert_same(tree(source.path()), contents(&image));
 }
 
-#[test]
 fn an_image_of_a_tar_is_the_tree_in_it() {
-    if !is_root("an_image_of_a_tar_is_the_tree_in_it") {
-        return;
-    }
     let out = tempdir().unwrap();
     let plain = plain_source();
     for (name, options) in
@@ -239,11 +256,7 @@ fn an_image_of_a_tar_is_the_tree_in_it() {
     assert_same(expected, found);
 }
 
-#[test]
 fn a_tar_without_entries_for_its_folders_gets_them() {
-    if !is_root("a_tar_without_entries_for_its_folders_gets_them") {
-        return;
-    }
     let out = tempdir().unwrap();
     let tar = out.path().join("a.tar");
     let image = out.path().join("a.squashfs");
@@ -281,11 +294,7 @@ fn a_tar_without_entries_for_its_folders_gets_them() {
     }
 }
 
-#[test]
 fn what_is_excluded_and_only_that_stays_out() {
-    if !is_root("what_is_excluded_and_only_that_stays_out") {
-        return;
-    }
     let out = tempdir().unwrap();
     let excluded = |path: &Path| path.starts_with("usr/share") || path == Path::new("etc/a name with spaces, é and *");
     let options = ["--exclude", "/usr/share", "--exclude", "etc/a name*", "--exclude", "nothing/here"];
@@ -310,11 +319,7 @@ fn what_is_excluded_and_only_that_stays_out() {
     }
 }
 
-#[test]
 fn the_same_source_gives_the_same_bytes() {
-    if !is_root("the_same_source_gives_the_same_bytes") {
-        return;
-    }
     let out = tempdir().unwrap();
     for source in [plain_source(), full_source()] {
         let tar = out.path().join("a.tar");
@@ -330,11 +335,7 @@ fn the_same_source_gives_the_same_bytes() {
     }
 }
 
-#[test]
 fn no_file_is_newer_than_the_epoch() {
-    if !is_root("no_file_is_newer_than_the_epoch") {
-        return;
-    }
     let out = tempdir().unwrap();
     let image = out.path().join("a.squashfs");
     for source in [plain_source(), full_source()] {
@@ -348,11 +349,7 @@ fn no_file_is_newer_than_the_epoch() {
     }
 }
 
-#[test]
 fn refuses_to_lose_xattrs_and_hard_links_without_mksquashfs() {
-    if !is_root("refuses_to_lose_xattrs_and_hard_links_without_mksquashfs") {
-        return;
-    }
     let source = full_source();
     let out = tempdir().unwrap();
     let image = out.path().join("a.squashfs");
@@ -379,11 +376,7 @@ fn refuses_to_lose_xattrs_and_hard_links_without_mksquashfs() {
     assert_same(expected, contents(&image));
 }
 
-#[test]
 fn with_mksquashfs_only_the_xattrs_are_dropped() {
-    if !is_root("with_mksquashfs_only_the_xattrs_are_dropped") {
-        return;
-    }
     let source = full_source();
     let out = tempdir().unwrap();
     let image = out.path().join("a.squashfs");
@@ -394,7 +387,6 @@ fn with_mksquashfs_only_the_xattrs_are_dropped() {
     assert_same(expected, contents(&image));
 }
 
-#[test]
 fn warns_of_secrets_that_all_machines_would_share() {
     let source = tempdir().unwrap();
     let root = source.path();
@@ -421,7 +413,6 @@ fn warns_of_secrets_that_all_machines_would_share() {
     assert!(build(root, &image, &[]).contains("/etc/machine-id is missing"));
 }
 
-#[test]
 fn faulty_sources_are_refused_and_leave_nothing() {
     let folder = tempdir().unwrap();
     let refuse = |source: &Path, options: &[&str], expected: &str| {
@@ -475,7 +466,6 @@ fn tar_of(path: &Path, members: &[(&str, Result<&str, &str>)]) {
     builder.finish().unwrap();
 }
 
-#[test]
 fn a_hard_link_before_the_last_of_its_file_in_the_tar_is_refused_with_both_names() {
     let folder = tempdir().unwrap();
     let (tar, image) = (folder.path().join("a.tar"), folder.path().join("a.squashfs"));
@@ -497,7 +487,6 @@ fn a_hard_link_before_the_last_of_its_file_in_the_tar_is_refused_with_both_names
     succeed(&mut command);
 }
 
-#[test]
 fn a_writer_that_dies_by_a_signal_is_told_in_a_sentence() {
     let folder = tempdir().unwrap();
     let tar = folder.path().join("a.tar");
@@ -516,7 +505,6 @@ fn a_writer_that_dies_by_a_signal_is_told_in_a_sentence() {
     assert!(!said.trim_end().ends_with(':'), "{said}");
 }
 
-#[test]
 fn an_unreadable_clock_word_is_refused() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("file"), "x").unwrap();

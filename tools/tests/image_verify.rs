@@ -1,6 +1,8 @@
 //! `rootbeam image manifest`, `show` and `verify`.
 
 mod common;
+#[path = "../../init/tests/common/needs.rs"]
+mod needs;
 
 use common::{rootbeam, run, serve_tls, succeed};
 use rootbeam::serve::log::Log;
@@ -10,8 +12,33 @@ use rootbeam_init::manifest::{CHUNK_SIZE, Manifest};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::ExitCode;
 use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    needs::run(needs::tests! {
+        needs::nothing =>
+            a_manifest_describes_the_image,
+            manifests_that_no_boot_would_take_are_not_written,
+            a_stream_hash_list_is_held_against_the_image,
+            a_good_image_verifies,
+            a_download_that_breaks_off_is_taken_up_by_range,
+            a_request_that_meets_a_closed_connection_is_made_again,
+            a_flipped_bit_names_its_chunk_and_offset,
+            every_wrong_chunk_is_named,
+            the_first_of_several_wrong_chunks_is_named,
+            an_image_of_another_length_is_told,
+            a_chunk_list_or_manifest_of_another_image_is_told,
+            what_is_not_there_is_told_with_a_remedy,
+            show_tells_what_an_image_is_and_needs;
+        openssl =>
+            https_is_verified_against_the_given_authority_only;
+    })
+}
+
+fn openssl() -> Option<String> {
+    needs::programs(&["openssl"])
+}
 
 /// Three whole chunks and a part of one.
 const SIZE: usize = 3 * CHUNK_SIZE as usize + 1234;
@@ -70,7 +97,6 @@ fn verify(image: &str) -> (i32, String) {
     (code, out + &err)
 }
 
-#[test]
 fn a_manifest_describes_the_image() {
     let published = Published::new();
     let bytes = fs::read(&published.image).unwrap();
@@ -104,7 +130,6 @@ fn a_manifest_describes_the_image() {
     assert_eq!(names, ["web.squashfs", "web.squashfs.chunks", "web.squashfs.manifest"]);
 }
 
-#[test]
 fn manifests_that_no_boot_would_take_are_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let refuse = |name: &str, expected: &str| {
@@ -120,7 +145,6 @@ fn manifests_that_no_boot_would_take_are_not_written() {
     refuse("a b", "cannot be published by that name");
 }
 
-#[test]
 fn a_stream_hash_list_is_held_against_the_image() {
     let published = Published::new();
     let image = fs::read(&published.image).unwrap();
@@ -149,7 +173,6 @@ fn a_stream_hash_list_is_held_against_the_image() {
     assert_eq!(published.read_manifest().version, 2);
 }
 
-#[test]
 fn a_good_image_verifies() {
     let published = Published::new();
     let name = published.image.display();
@@ -184,7 +207,6 @@ fn serve_in_pieces(folder: &Path, piece: usize) -> String {
     format!("http://{address}/")
 }
 
-#[test]
 fn a_download_that_breaks_off_is_taken_up_by_range() {
     let published = Published::new();
     let base = serve_in_pieces(published.folder.path(), 50_000);
@@ -205,7 +227,6 @@ fn serve_once_a_connection(folder: &Path) -> String {
     format!("http://{address}/")
 }
 
-#[test]
 fn a_request_that_meets_a_closed_connection_is_made_again() {
     let published = Published::new();
     let base = serve_once_a_connection(published.folder.path());
@@ -213,7 +234,6 @@ fn a_request_that_meets_a_closed_connection_is_made_again() {
     assert_eq!((code, said), (0, format!("{base}web.squashfs: all 4 chunks are as version 1 promises\n")));
 }
 
-#[test]
 fn a_flipped_bit_names_its_chunk_and_offset() {
     for (offset, chunk) in [(0, 0), (2 * CHUNK_SIZE as usize + 77, 2), (SIZE - 1, 3)] {
         let published = Published::new();
@@ -226,7 +246,6 @@ fn a_flipped_bit_names_its_chunk_and_offset() {
     }
 }
 
-#[test]
 fn every_wrong_chunk_is_named() {
     let published = Published::new();
     published.flip(SIZE - 1);
@@ -245,7 +264,6 @@ fn every_wrong_chunk_is_named() {
     assert_eq!((&report["wrong"], &report["first_wrong_chunk"]), (&wrong, &1.into()));
 }
 
-#[test]
 fn the_first_of_several_wrong_chunks_is_named() {
     let published = Published::new();
     published.flip(SIZE - 1);
@@ -258,7 +276,6 @@ fn the_first_of_several_wrong_chunks_is_named() {
     assert_eq!(report["first_wrong_chunk"], 1);
 }
 
-#[test]
 fn an_image_of_another_length_is_told() {
     let published = Published::new();
     let good = fs::read(&published.image).unwrap();
@@ -272,7 +289,6 @@ fn an_image_of_another_length_is_told() {
     assert!(said.contains(&format!("it has more than the {SIZE} bytes")), "{said}");
 }
 
-#[test]
 fn a_chunk_list_or_manifest_of_another_image_is_told() {
     let published = Published::new();
     let list = published.beside("chunks");
@@ -289,7 +305,6 @@ fn a_chunk_list_or_manifest_of_another_image_is_told() {
     assert!(said.contains("it is not a manifest in JSON (line 1, column 1)"), "{said}");
 }
 
-#[test]
 fn what_is_not_there_is_told_with_a_remedy() {
     let published = Published::new();
     fs::remove_file(published.beside("manifest")).unwrap();
@@ -305,12 +320,7 @@ fn what_is_not_there_is_told_with_a_remedy() {
     assert!(said.contains("cannot fetch http://127.0.0.1:1/web.squashfs.manifest"), "{said}");
 }
 
-#[test]
 fn https_is_verified_against_the_given_authority_only() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("skipped: https_is_verified_against_the_given_authority_only needs openssl");
-        return;
-    }
     let published = Published::new();
     let (mut server, port) = serve_tls(published.folder.path(), 2);
     let url = format!("https://127.0.0.1:{port}/web.squashfs");
@@ -328,7 +338,6 @@ fn https_is_verified_against_the_given_authority_only() {
     assert!(nothing.2.contains("names holds no certificate"), "{}", nothing.2);
 }
 
-#[test]
 fn show_tells_what_an_image_is_and_needs() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("root");

@@ -1,16 +1,46 @@
 //! `rootbeam pack` and `rootbeam inspect`, from a synthetic kernel to the bytes of the archive.
 
 mod common;
+#[path = "../../init/tests/common/needs.rs"]
+mod needs;
 
 use common::elf;
 use rootbeam::pack::{Args, Compress, Preset};
 use rootbeam::term::Term;
 use rootbeam_init::trust::KeyId;
 use rootbeam_initramfs::inspect::{Key, Report};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    needs::run(needs::tests! {
+        openssl =>
+            the_archive_holds_exactly_what_init_expects,
+            threshold_and_floor_are_packed_and_shown,
+            presets_take_what_they_promise,
+            the_same_inputs_give_the_same_bytes,
+            microcode_comes_first_and_is_not_compressed,
+            refuses_a_kernel_that_cannot_boot_an_image_unless_told,
+            warns_of_a_compressor_that_the_kernels_squashfs_was_built_without,
+            refuses_a_compression_that_the_kernel_cannot_unpack,
+            refuses_programs_keys_and_certificates_that_init_could_not_use;
+        certificates =>
+            the_systems_certificates_are_copied_where_they_are_asked_for;
+    })
+}
+
+/// For certificates of one's own.
+fn openssl() -> Option<String> {
+    needs::programs(&["openssl"])
+}
+
+/// For those of the system too.
+fn certificates() -> Option<String> {
+    openssl().or_else(|| (!Path::new(SYSTEM).exists()).then(|| format!("it needs {SYSTEM}")))
+}
+
+const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 const KEY: &str =
     "untrusted comment: minisign public key 1\nRWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n";
@@ -105,7 +135,6 @@ fn report(path: &Path) -> Report {
     Report::of(&fs::read(path).unwrap()).unwrap()
 }
 
-#[test]
 fn the_archive_holds_exactly_what_init_expects() {
     let root = Root::new();
     run(Args {
@@ -202,7 +231,6 @@ fn the_archive_holds_exactly_what_init_expects() {
     assert!(report.name.unwrap().starts_with("rootbeam initramfs "));
 }
 
-#[test]
 fn threshold_and_floor_are_packed_and_shown() {
     let root = Root::new();
     root.file("in/bob.pub", OTHER_KEY.as_bytes());
@@ -221,7 +249,6 @@ fn threshold_and_floor_are_packed_and_shown() {
     }
 }
 
-#[test]
 fn presets_take_what_they_promise() {
     let root = Root::new();
     let modules = |preset, include: &[&str]| {
@@ -236,7 +263,6 @@ fn presets_take_what_they_promise() {
     assert_eq!(modules(Preset::Qemu, &["ath"]), "loop ath virtio virtio_pci erofs overlay squashfs");
 }
 
-#[test]
 fn the_same_inputs_give_the_same_bytes() {
     let root = Root::new();
     for compress in [Compress::Zstd, Compress::Gzip, Compress::None] {
@@ -246,7 +272,6 @@ fn the_same_inputs_give_the_same_bytes() {
     }
 }
 
-#[test]
 fn microcode_comes_first_and_is_not_compressed() {
     let root = Root::new();
     root.file("in/ucode", b"DMA\0 microcode");
@@ -259,7 +284,6 @@ fn microcode_comes_first_and_is_not_compressed() {
     assert!(report.contents.iter().any(|item| item.path == "kernel/x86/microcode/AuthenticAMD.bin"));
 }
 
-#[test]
 fn refuses_a_kernel_that_cannot_boot_an_image_unless_told() {
     let root = Root::new();
     fs::remove_dir_all(root.path("lib/modules/6.1/kernel/fs/squashfs")).unwrap();
@@ -271,7 +295,6 @@ fn refuses_a_kernel_that_cannot_boot_an_image_unless_told() {
     run(Args { allow_missing: true, ..root.args("initrd") }).unwrap();
 }
 
-#[test]
 fn warns_of_a_compressor_that_the_kernels_squashfs_was_built_without() {
     let root = Root::new();
     let warnings = |config: &str| {
@@ -291,7 +314,6 @@ fn warns_of_a_compressor_that_the_kernels_squashfs_was_built_without() {
     );
 }
 
-#[test]
 fn refuses_a_compression_that_the_kernel_cannot_unpack() {
     let root = Root::new();
     assert_eq!(
@@ -300,7 +322,6 @@ fn refuses_a_compression_that_the_kernel_cannot_unpack() {
     );
 }
 
-#[test]
 fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
     let root = Root::new();
     root.file("in/script", b"#!/bin/sh\n");
@@ -376,58 +397,9 @@ fn refuses_programs_keys_and_certificates_that_init_could_not_use() {
     }
 }
 
-#[test]
 fn the_systems_certificates_are_copied_where_they_are_asked_for() {
-    let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
-    if !system.exists() {
-        assert!(!std::env::var("ROOTBEAM_REQUIRE").is_ok_and(|what| what == "all"), "ca-certificates is required");
-        eprintln!("SKIPPED: {} is not here", system.display());
-        return;
-    }
     let root = Root::new();
     run(Args { ca: vec!["system".into(), root.path("tls/root.pem")], ..root.args("initrd") }).unwrap();
-    let theirs = fs::read_to_string(system).unwrap().matches("-----BEGIN CERTIFICATE-----").count();
+    let theirs = fs::read_to_string(SYSTEM).unwrap().matches("-----BEGIN CERTIFICATE-----").count();
     assert_eq!(report(&root.path("initrd")).certificates, theirs + 1);
-}
-
-/// With a real kernel's modules (a root, or a release's folder) in `ROOTBEAM_TEST_MODULES` and init in
-/// `ROOTBEAM_TEST_INIT`.
-#[test]
-fn a_real_kernels_modules_are_packed_with_all_they_need() {
-    let (Some(modules), Some(init)) =
-        (std::env::var_os("ROOTBEAM_TEST_MODULES"), std::env::var_os("ROOTBEAM_TEST_INIT"))
-    else {
-        eprintln!("SKIPPED: ROOTBEAM_TEST_MODULES and ROOTBEAM_TEST_INIT are not set");
-        return;
-    };
-    let root = Root::new();
-    let args = Args { modules: modules.into(), init: Some(init.into()), preset: Preset::Qemu, ..root.args("initrd") };
-    run(args).unwrap();
-    let size = fs::metadata(root.path("initrd")).unwrap().len();
-    assert!(size <= 3_000_000, "{size} bytes are more than the budget of 3 MB");
-    let report = report(&root.path("initrd"));
-    let unpacked = root.path("unpacked");
-    let archive = rootbeam_initramfs::archive::read(&fs::read(root.path("initrd")).unwrap()).unwrap().remove(0);
-    for entry in archive.entries.iter().filter(|e| e.kind() == rootbeam_initramfs::newc::kind::FILE) {
-        let path = unpacked.join(String::from_utf8(entry.path.clone()).unwrap());
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, archive.data(entry)).unwrap();
-    }
-    let release = &report.kernels[0];
-    let folder = unpacked.join("lib/modules").join(release);
-    let ours = fs::read_to_string(folder.join("modules.dep")).unwrap();
-    let known = ours.clone() + &fs::read_to_string(folder.join("modules.builtin")).unwrap();
-    for module in ["virtio_net", "e1000", "squashfs", "overlay", "loop", "fuse", "erofs", "af_packet"] {
-        assert!(known.contains(&format!("/{module}.ko")), "{module} is packed or built in");
-    }
-    match Command::new("depmod").args(["-n", "-b"]).arg(&unpacked).arg(release).output() {
-        Ok(output) => assert_eq!(needs(&ours), needs(&String::from_utf8(output.stdout).unwrap())),
-        Err(error) => eprintln!("SKIPPED: depmod cannot be run ({error})"),
-    }
-}
-
-/// The lines of a modules.dep: each file and the set of files that it needs.
-fn needs(dep: &str) -> BTreeMap<&str, BTreeSet<&str>> {
-    let lines = dep.lines().filter(|line| line.starts_with("kernel/")).filter_map(|line| line.split_once(".ko:"));
-    lines.map(|(path, needs)| (path, needs.split_whitespace().collect())).collect()
 }

@@ -1,6 +1,8 @@
 //! `rootbeam keygen`, `rootbeam sign` and `rootbeam image verify --key`, against Debian's minisign.
 
 mod common;
+#[path = "../../init/tests/common/needs.rs"]
+mod needs;
 
 use common::{rootbeam, run, succeed};
 use rootbeam_init::manifest::CHUNK_SIZE;
@@ -9,8 +11,23 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    needs::run(needs::tests! {
+        needs::nothing =>
+            a_key_pair_is_private_complete_and_never_overwritten,
+            without_a_terminal_a_password_is_never_left_out_by_accident,
+            on_a_terminal_the_password_is_asked_for_and_not_shown,
+            only_what_a_boot_reads_as_a_manifest_is_signed,
+            verify_judges_the_signature_before_it_reads_the_manifest,
+            show_names_signers_and_the_word_that_pins;
+        minisign =>
+            minisign_and_rootbeam_take_each_others_keys_and_signatures,
+            signatures_gather_in_one_file_and_minisign_reads_the_first;
+    })
+}
 
 /// A folder with an image `a` and its manifest.
 struct Desk(TempDir);
@@ -72,17 +89,10 @@ impl Desk {
     }
 }
 
-/// Whether minisign is here; else says that the test is skipped, which `ROOTBEAM_REQUIRE=all` forbids.
-fn has_minisign(test: &str) -> bool {
-    let here = Command::new("minisign").arg("-v").output().is_ok();
-    if !here {
-        assert_ne!(std::env::var("ROOTBEAM_REQUIRE").as_deref(), Ok("all"), "{test} needs minisign");
-        eprintln!("SKIPPED: {test} needs minisign");
-    }
-    here
+fn minisign() -> Option<String> {
+    needs::programs(&["minisign"])
 }
 
-#[test]
 fn a_key_pair_is_private_complete_and_never_overwritten() {
     let desk = Desk::new();
     let said = desk.rootbeam("keygen web --no-password");
@@ -104,7 +114,6 @@ fn a_key_pair_is_private_complete_and_never_overwritten() {
     assert_eq!(before, (desk.text("web.key"), desk.text("web.pub")));
 }
 
-#[test]
 fn without_a_terminal_a_password_is_never_left_out_by_accident() {
     let desk = Desk::new();
     let mut command = Command::new("setsid");
@@ -117,7 +126,6 @@ fn without_a_terminal_a_password_is_never_left_out_by_accident() {
     assert!(!desk.path("web.key").exists() && !desk.path("web.pub").exists());
 }
 
-#[test]
 fn on_a_terminal_the_password_is_asked_for_and_not_shown() {
     let desk = Desk::new();
     let script = |what: &str, answers: &str| {
@@ -141,11 +149,7 @@ fn on_a_terminal_the_password_is_asked_for_and_not_shown() {
     assert_eq!(desk.signers(), [desk.id("web.pub")]);
 }
 
-#[test]
 fn minisign_and_rootbeam_take_each_others_keys_and_signatures() {
-    if !has_minisign("minisign_and_rootbeam_take_each_others_keys_and_signatures") {
-        return;
-    }
     let desk = Desk::new();
     desk.rootbeam("keygen ours --no-password");
     desk.rootbeam("keygen ours-locked --password-file password");
@@ -169,11 +173,7 @@ fn minisign_and_rootbeam_take_each_others_keys_and_signatures() {
     assert!(code == 1 && said.contains("Wrong password"), "{said}");
 }
 
-#[test]
 fn signatures_gather_in_one_file_and_minisign_reads_the_first() {
-    if !has_minisign("signatures_gather_in_one_file_and_minisign_reads_the_first") {
-        return;
-    }
     let desk = Desk::new();
     for name in ["ann", "bob", "eve"] {
         desk.rootbeam(&format!("keygen {name} --no-password"));
@@ -201,7 +201,6 @@ fn signatures_gather_in_one_file_and_minisign_reads_the_first() {
     assert!(err.contains("--add keeps them"), "{err}");
 }
 
-#[test]
 fn only_what_a_boot_reads_as_a_manifest_is_signed() {
     let desk = Desk::new();
     desk.rootbeam("keygen web --no-password");
@@ -228,7 +227,6 @@ fn only_what_a_boot_reads_as_a_manifest_is_signed() {
     assert_eq!(desk.text("a.manifest.minisig"), "mine\n");
 }
 
-#[test]
 fn verify_judges_the_signature_before_it_reads_the_manifest() {
     let desk = Desk::new();
     desk.rootbeam("keygen web --no-password");
@@ -250,7 +248,6 @@ fn verify_judges_the_signature_before_it_reads_the_manifest() {
     assert!(said.contains(&format!("its signature by {} is wrong", desk.id("web.pub"))), "{said}");
 }
 
-#[test]
 fn show_names_signers_and_the_word_that_pins() {
     let desk = Desk::new();
     desk.rootbeam("keygen web --no-password");

@@ -5,10 +5,11 @@
 #[allow(dead_code, reason = "the images and what is published of them are used of it")]
 #[path = "../transfer/bed.rs"]
 mod bed;
+#[path = "../common/needs.rs"]
+mod needs;
 mod worker;
 
 use bed::{CHUNK, image, manifest, published, wanted};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rootbeam_init::contract::{LANE_BYTES, LANES, RING_BYTES, STREAM_FILE, fd, role};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::messages::{StoreNews, StoreOrder, Trust, Wanted};
@@ -36,23 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MOST: u64 = 48 << 20;
 
 fn main() -> ExitCode {
-    let missing = if !nix::unistd::geteuid().is_root() {
-        Some("mounting needs root")
-    } else if !Path::new("/dev/fuse").exists() {
-        Some("there is no /dev/fuse")
-    } else {
-        None
-    };
-    let required = std::env::var("ROOTBEAM_REQUIRE").is_ok_and(|what| what == "all");
-    let claim = Trial::ignorable_test("a_fetch_worker_in_a_strangers_hands_changes_no_byte", move || match missing {
-        Some(missing) if required => Err(Failed::from(format!("required, and {missing}"))),
-        Some(missing) => Ok(Completion::ignored_with(missing)),
-        None => {
-            attacked();
-            Ok(Completion::Completed)
-        }
-    });
-    libtest_mimic::run(&Arguments::from_args(), vec![claim]).exit_code()
+    needs::run(vec![needs::test("a_fetch_worker_in_a_strangers_hands_changes_no_byte", fuse, attacked)])
+}
+
+/// For mounting what the store serves.
+fn fuse() -> Option<String> {
+    needs::root().or_else(|| (!Path::new("/dev/fuse").exists()).then(|| "it needs /dev/fuse".to_owned()))
 }
 
 /// Prints which sequence it is where that fails.

@@ -2,10 +2,12 @@
 
 mod bed;
 mod beside;
+#[path = "../common/needs.rs"]
+mod needs;
 mod scripted;
 
 use bed::Bed;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 use rootbeam_init::label::Label;
 use rootbeam_init::messages::{
     Addressing, Carrier, Lease, LeaseFault, NetCause, NetNews, NetOrder, Route, Selection, StaticAddress,
@@ -44,35 +46,19 @@ fn main() -> ExitCode {
         ("an_order_ends_the_one_before", order_replaced),
         ("a_closed_channel_ends_the_worker", closed_channel),
     ];
-    let missing = missing();
-    if missing.is_none() {
+    if bed_is_there().is_none() {
         bed::sweep();
     }
-    let required = std::env::var("ROOTBEAM_REQUIRE").is_ok_and(|what| what == "all");
-    let trials = claims.map(|(name, check)| {
-        let missing = missing.clone();
-        Trial::ignorable_test(name, move || match missing {
-            Some(missing) if required => Err(Failed::from(format!("required, and {missing}"))),
-            Some(missing) => Ok(Completion::ignored_with(missing)),
-            None => {
-                check();
-                Ok(Completion::Completed)
-            }
-        })
-    });
+    let trials = claims.map(|(name, check)| needs::test(name, bed_is_there, check));
     let mut arguments = Arguments::from_args();
     // They mostly wait.
     arguments.test_threads = arguments.test_threads.or(Some(4));
     libtest_mimic::run(&arguments, trials.into()).exit_code()
 }
 
-/// What the host lacks.
-fn missing() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("network namespaces need root".into());
-    }
-    let lacks = |program: &&str| std::process::Command::new(program).arg("--version").output().is_err();
-    ["ip", "dnsmasq"].iter().find(|program| lacks(program)).map(|program| format!("{program} is not installed"))
+/// For network namespaces and a server in them.
+fn bed_is_there() -> Option<String> {
+    needs::root().or_else(|| needs::programs(&["ip", "dnsmasq"]))
 }
 
 fn label(text: &str) -> Label {

@@ -2,8 +2,9 @@
 //! the function that the workers call, around a process that tries.
 
 mod attempts;
+#[path = "../common/needs.rs"]
+mod needs;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rootbeam_init::sys::outlive;
 use rootbeam_init::sys::sandbox::{self, Privileges, Tenure};
 use std::io::Read;
@@ -30,17 +31,10 @@ fn main() -> ExitCode {
 }
 
 fn claims() -> ExitCode {
-    let missing = (!nix::unistd::geteuid().is_root()).then(|| "a root of one's own needs root".to_owned());
-    let required = std::env::var("ROOTBEAM_REQUIRE").is_ok_and(|what| what == "all");
     let trials = PARTS.map(|(part, _)| {
-        let missing = missing.clone();
-        Trial::ignorable_test(format!("{part}_cannot_regain_what_it_gave_up"), move || match missing {
-            Some(missing) if required => Err(Failed::from(format!("required, and {missing}"))),
-            Some(missing) => Ok(Completion::ignored_with(missing)),
-            None => regains_nothing(part).map(|()| Completion::Completed),
-        })
+        needs::test(&format!("{part}_cannot_regain_what_it_gave_up"), needs::root, move || regains_nothing(part))
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+    needs::run(trials.into())
 }
 
 fn start(part: &str) -> Command {
@@ -49,14 +43,13 @@ fn start(part: &str) -> Command {
     command
 }
 
-fn regains_nothing(part: &str) -> Result<(), Failed> {
+fn regains_nothing(part: &str) {
     let mut bystander = start(BYSTANDER).spawn().unwrap();
     let intruder = start(part).arg(bystander.id().to_string()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!((text(&intruder.stdout), text(&intruder.stderr)), (String::new(), String::new()), "{part}");
     assert_eq!(intruder.status.code(), Some(0), "{part}: {}", intruder.status);
     unharmed(&mut bystander);
-    Ok(())
 }
 
 /// It still runs, and ends as it should when it is let go.

@@ -5,7 +5,6 @@ mod credentials;
 mod good;
 mod https;
 mod optional;
-mod real;
 mod refusals;
 mod server;
 mod troubles;

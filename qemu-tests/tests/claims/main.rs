@@ -8,6 +8,7 @@ mod foreign;
 mod https;
 mod inits;
 mod matrix;
+mod packing;
 mod streaming;
 
 use rootbeam_qemu_tests::claim;
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
         }
     }
     let claims = match claim::matrix() {
-        true => vec![beds::rows(), matrix::rows(), fetching::rows(), streaming::rows()],
+        true => vec![beds::rows(), matrix::rows(), fetching::rows(), packing::rows(), streaming::rows()],
         false => vec![
             beds::claims(),
             boots::claims(),
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             fetching::claims(),
             foreign::claims(),
             https::claims(),
+            packing::claims(),
             streaming::claims(),
         ],
     };

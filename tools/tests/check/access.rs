@@ -1,6 +1,6 @@
 //! The sources are asked as a boot asks them: with what is packed, through the proxy, by the same rules.
 
-use crate::nginx::{Nginx, is_there};
+use crate::nginx::Nginx;
 use crate::scene::{Scene, check, only};
 use std::path::PathBuf;
 use std::process::Command;
@@ -38,11 +38,7 @@ fn refused(found: &(i32, Vec<String>), expected: &str) {
     assert!(found.1[0].contains(expected), "no {expected:?} first in {:#?}", found.1);
 }
 
-#[test]
-fn a_server_that_demands_certificate_token_and_header_gets_them() {
-    if !is_there("a_server_that_demands_certificate_token_and_header_gets_them") {
-        return;
-    }
+pub fn a_server_that_demands_certificate_token_and_header_gets_them() {
     let scene = scene();
     let clients = format!("ssl_client_certificate {}; ssl_verify_client on;", scene.text("tls/root.pem"));
     let server = tls(&scene, "good", &format!("{clients} {DEMANDING}"));
@@ -75,11 +71,7 @@ fn a_server_that_demands_certificate_token_and_header_gets_them() {
     }
 }
 
-#[test]
-fn only_a_packed_root_and_the_right_name_are_believed() {
-    if !is_there("only_a_packed_root_and_the_right_name_are_believed") {
-        return;
-    }
+pub fn only_a_packed_root_and_the_right_name_are_believed() {
     let scene = scene();
     let server = tls(&scene, "good", "");
     let words = format!("rootbeam.image={}", server.url("https", "web.squashfs"));
@@ -95,11 +87,7 @@ fn only_a_packed_root_and_the_right_name_are_believed() {
     refused(&check(&trusting(&scene, &[]), &words, &[], false), expected);
 }
 
-#[test]
-fn a_certificate_that_fails_for_time_prints_both_times_and_a_pin_lets_it_pass() {
-    if !is_there("a_certificate_that_fails_for_time_prints_both_times_and_a_pin_lets_it_pass") {
-        return;
-    }
+pub fn a_certificate_that_fails_for_time_prints_both_times_and_a_pin_lets_it_pass() {
     let scene = scene();
     let archive = trusting(&scene, &[]);
     for (certificate, bound) in
@@ -122,11 +110,7 @@ fn a_certificate_that_fails_for_time_prints_both_times_and_a_pin_lets_it_pass() 
     }
 }
 
-#[test]
-fn credentials_go_to_the_named_servers_alone_and_no_redirect_leaves_https() {
-    if !is_there("credentials_go_to_the_named_servers_alone_and_no_redirect_leaves_https") {
-        return;
-    }
+pub fn credentials_go_to_the_named_servers_alone_and_no_redirect_leaves_https() {
     let scene = scene();
     let there = Nginx::start(&format!("root {};", scene.text("www")));
     let to = format!("return 302 {}$request_uri;", there.url("http", "").trim_end_matches('/'));
@@ -145,11 +129,7 @@ fn credentials_go_to_the_named_servers_alone_and_no_redirect_leaves_https() {
     refused(&check(&archive, &words, &[], false), expected);
 }
 
-#[test]
-fn the_proxy_of_the_options_is_gone_through_and_no_other() {
-    if !is_there("the_proxy_of_the_options_is_gone_through_and_no_other") {
-        return;
-    }
+pub fn the_proxy_of_the_options_is_gone_through_and_no_other() {
     let scene = scene();
     let (archive, server) = (scene.pack(&[]), scene.serve());
     let proxy = Nginx::start("location / { proxy_pass http://$http_host$request_uri; }");

@@ -17,8 +17,7 @@ fn scene() -> Scene {
     scene
 }
 
-#[test]
-fn a_manifest_names_the_layers_that_it_was_told_and_a_wrong_name_writes_nothing() {
+pub fn a_manifest_names_the_layers_that_it_was_told_and_a_wrong_name_writes_nothing() {
     let scene = scene();
     let manifest = || Manifest::parse(&fs::read(scene.path("www/web.squashfs.manifest")).unwrap()).unwrap();
     assert_eq!((manifest().version, manifest().layers), (1, vec!["site.squashfs".to_owned()]));
@@ -40,8 +39,7 @@ fn a_manifest_names_the_layers_that_it_was_told_and_a_wrong_name_writes_nothing(
     assert_eq!((manifest().version, manifest().layers), (3, vec![]));
 }
 
-#[test]
-fn layers_of_manifest_and_options_are_asked_and_an_optional_one_may_be_absent() {
+pub fn layers_of_manifest_and_options_are_asked_and_an_optional_one_may_be_absent() {
     let scene = scene();
     let (archive, server) = (scene.pack(&[]), scene.serve());
     let url = |name: &str| format!("http://{}/{name}.squashfs", server.address());
@@ -76,8 +74,7 @@ fn layers_of_manifest_and_options_are_asked_and_an_optional_one_may_be_absent() 
     only(found, 3, "/site.squashfs: the server answered 404 Not Found; correct the path in the image's manifest");
 }
 
-#[test]
-fn a_layer_needs_memory_drivers_and_its_own_place() {
+pub fn a_layer_needs_memory_drivers_and_its_own_place() {
     let scene = scene();
     // Bytes that no compressor makes fewer of.
     let noise: Vec<u8> = (0..12 << 20 >> 5).flat_map(|n: u32| Sha256::of(&n.to_le_bytes()).0).collect();
@@ -98,8 +95,7 @@ fn a_layer_needs_memory_drivers_and_its_own_place() {
     );
 }
 
-#[test]
-fn the_root_is_looked_at_with_its_layers() {
+pub fn the_root_is_looked_at_with_its_layers() {
     let scene = scene();
     fs::remove_file(scene.path("tree/sbin/init")).unwrap();
     scene.publish("zstd");
@@ -113,8 +109,7 @@ fn the_root_is_looked_at_with_its_layers() {
     assert_eq!(check(&archive, &format!("{image} rootbeam.layer={}", url("node")), &[], false), (0, vec![]));
 }
 
-#[test]
-fn the_packed_key_must_have_signed_layers_too_and_a_pin_vouches_for_none() {
+pub fn the_packed_key_must_have_signed_layers_too_and_a_pin_vouches_for_none() {
     let scene = scene();
     let keygen = |name: &str| {
         let mut command = rootbeam();

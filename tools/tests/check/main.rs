@@ -4,6 +4,8 @@ mod access;
 #[path = "../common/mod.rs"]
 mod common;
 mod layers;
+#[path = "../../../init/tests/common/needs.rs"]
+mod needs;
 mod nginx;
 mod scene;
 
@@ -12,9 +14,38 @@ use scene::{Scene, check, only};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
-#[test]
+fn main() -> ExitCode {
+    needs::run(needs::tests! {
+        needs::nothing =>
+            a_machine_that_boots_passes_and_is_told_everything,
+            wrong_options_and_memory_are_told,
+            an_archive_that_cannot_boot_the_image_is_told,
+            drivers_of_cards_from_outside_of_the_kernels_tree_are_counted,
+            sources_that_fail_are_told_and_are_warnings_where_another_serves,
+            an_image_that_stands_in_its_own_way_is_told,
+            a_server_without_ranges_is_a_warning,
+            layers::a_manifest_names_the_layers_that_it_was_told_and_a_wrong_name_writes_nothing,
+            layers::layers_of_manifest_and_options_are_asked_and_an_optional_one_may_be_absent,
+            layers::a_layer_needs_memory_drivers_and_its_own_place,
+            layers::the_root_is_looked_at_with_its_layers,
+            layers::the_packed_key_must_have_signed_layers_too_and_a_pin_vouches_for_none;
+        nginx::is_there =>
+            access::a_server_that_demands_certificate_token_and_header_gets_them,
+            access::only_a_packed_root_and_the_right_name_are_believed,
+            access::a_certificate_that_fails_for_time_prints_both_times_and_a_pin_lets_it_pass,
+            access::credentials_go_to_the_named_servers_alone_and_no_redirect_leaves_https,
+            access::the_proxy_of_the_options_is_gone_through_and_no_other;
+        minisign =>
+            signatures_are_verified_with_the_packed_keys;
+    })
+}
+
+fn minisign() -> Option<String> {
+    needs::programs(&["minisign"])
+}
+
 fn a_machine_that_boots_passes_and_is_told_everything() {
     let scene = Scene::new();
     scene.publish("zstd");
@@ -49,7 +80,6 @@ fn a_machine_that_boots_passes_and_is_told_everything() {
     assert!(out.starts_with(&format!("ok       options  The image comes from {url}.\n")), "{out}");
 }
 
-#[test]
 fn wrong_options_and_memory_are_told() {
     let scene = Scene::new();
     scene.publish("zstd");
@@ -71,7 +101,6 @@ fn wrong_options_and_memory_are_told() {
     assert_eq!((code, said.contains("cannot read /nothing")), (1, true), "{said}");
 }
 
-#[test]
 fn an_archive_that_cannot_boot_the_image_is_told() {
     let scene = Scene::new();
     scene.publish("zstd");
@@ -99,7 +128,6 @@ fn an_archive_that_cannot_boot_the_image_is_told() {
     only(check(&scene.path("rubbish"), &image, &[], false), 3, "neither a cpio archive nor a compression");
 }
 
-#[test]
 fn drivers_of_cards_from_outside_of_the_kernels_tree_are_counted() {
     let scene = Scene::new();
     fs::remove_file(scene.path("kernel/lib/modules/6.1/kernel/drivers/net/virtio_net.ko")).unwrap();
@@ -120,7 +148,6 @@ fn drivers_of_cards_from_outside_of_the_kernels_tree_are_counted() {
     assert!(found.contains(&"ok drivers Its network cards: e1000e, ixgbe.".to_owned()), "{found:#?}");
 }
 
-#[test]
 fn sources_that_fail_are_told_and_are_warnings_where_another_serves() {
     let scene = Scene::new();
     scene.publish("zstd");
@@ -198,7 +225,6 @@ fn sources_that_fail_are_told_and_are_warnings_where_another_serves() {
     assert!(found[0].contains("the image is refused: it is neither squashfs nor erofs"), "{found:#?}");
 }
 
-#[test]
 fn an_image_that_stands_in_its_own_way_is_told() {
     let scene = Scene::new();
     let closed = "table inet f {\n chain i {\n  type filter hook input priority 0; policy drop;\n }\n}\n";
@@ -241,7 +267,6 @@ fn serve_whole(folder: &Path) -> String {
     format!("http://{address}")
 }
 
-#[test]
 fn a_server_without_ranges_is_a_warning() {
     let scene = Scene::new();
     scene.publish("zstd");
@@ -253,12 +278,7 @@ fn a_server_without_ranges_is_a_warning() {
     only(found, 4, "The server knows no ranges");
 }
 
-#[test]
 fn signatures_are_verified_with_the_packed_keys() {
-    if Command::new("minisign").arg("-v").output().is_err() {
-        eprintln!("skipped: signatures_are_verified_with_the_packed_keys needs minisign");
-        return;
-    }
     let scene = Scene::new();
     scene.publish("zstd");
     let minisign = |arguments: &[&str]| {

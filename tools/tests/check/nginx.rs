@@ -1,5 +1,6 @@
 //! Debian's nginx, as one process on a free port of the loopback.
 
+use crate::needs;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -24,13 +25,9 @@ impl Drop for Nginx {
     }
 }
 
-/// Whether nginx and openssl are there; else says that the test is skipped.
-pub fn is_there(test: &str) -> bool {
-    let there = program().is_some() && Command::new("openssl").arg("version").output().is_ok();
-    if !there {
-        eprintln!("skipped: {test} needs nginx and openssl");
-    }
-    there
+/// For servers with a configuration and certificates of one's own.
+pub fn is_there() -> Option<String> {
+    program().is_none().then(|| "it needs nginx".to_owned()).or_else(|| needs::programs(&["openssl"]))
 }
 
 fn program() -> Option<PathBuf> {

@@ -51,15 +51,6 @@ pub fn request(stream: &TcpStream) -> (String, Vec<String>) {
     (lines.next().unwrap_or_default(), lines.take_while(|line| !line.is_empty()).collect())
 }
 
-/// Whether this is root; else says that the test is skipped.
-pub fn is_root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: {test} needs root");
-    }
-    root
-}
-
 /// An x86-64 ELF file: a program of one segment, or with `fields` a module with that `.modinfo`.
 pub fn elf(segment: u32, fields: Option<&[&str]>) -> Vec<u8> {
     let modinfo: Vec<u8> = fields.unwrap_or_default().iter().flat_map(|f| [f.as_bytes(), b"\0"].concat()).collect();
