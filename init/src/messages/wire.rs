@@ -38,8 +38,8 @@ mod tests {
     use super::*;
     use crate::label::Label;
     use crate::messages::{
-        Carrier, FetchCause, FetchWarning, ImageFacts, Lease, NetCause, NetNews, Route, SourceTally, StoreCause,
-        StoreNews, Tally, Trust, Validity,
+        Carrier, FetchCause, FetchNews, FetchWarning, Head, ImageFacts, KeeperNews, Lease, NetCause, NetNews, Range,
+        Route, SourceTally, StoreCause, StoreNews, Tally, TlsFault, Trust, Validity,
     };
     use crate::messages::{Compressor, FilesystemKind};
     use std::fmt::Debug;
@@ -176,6 +176,30 @@ mod tests {
             StoreNews::Failed(StoreCause::Kernel { required: label("6.1.0-1-amd64") }),
         ];
         assert!(feed(&good, 0x1991) > 1000, "hardly anything was decoded, so hardly anything was tried");
+    }
+
+    #[test]
+    fn garbage_from_the_fetch_worker_is_refused_or_means_something() {
+        let range = Some(Range { start: 1 << 20, end: 1 << 40 });
+        let validator = Some("\"1\"".to_owned());
+        let good = [
+            FetchNews::Time { seconds: 1 << 33 },
+            FetchNews::Warning(FetchWarning::Open),
+            FetchNews::Head {
+                lane: 7,
+                job: 300,
+                head: Head { status: 206, length: Some(1 << 20), range, size: Some(u64::MAX), validator },
+            },
+            FetchNews::Data { lane: 0, job: u32::MAX, bytes: 65_536 },
+            FetchNews::End { lane: 1, job: 2 },
+            FetchNews::Failed { lane: 2, job: 3, cause: FetchCause::Tls(TlsFault::Name) },
+        ];
+        assert!(feed(&good, 0x1969) > 1000, "hardly anything was decoded, so hardly anything was tried");
+    }
+
+    #[test]
+    fn garbage_from_the_keeper_is_refused_or_means_something() {
+        assert!(feed(&[KeeperNews::Begun], 0x2012) > 1000, "hardly anything was decoded, so hardly anything was tried");
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! Workers that die while the image is being fetched: they are started again, the boot succeeds, and what was verified
-//! is not fetched again.
+//! Workers that die, or talk nonsense to PID 1 as one does that was taken over, while the image is being fetched: they are
+//! started again, the boot succeeds, and what was verified is not fetched again.
 
 use super::super::boots::report;
-use super::{PATH, SOON, Scene};
+use super::{PATH, SOON, Scene, refused};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use rootbeam_init::contract::{LANES, role};
+use rootbeam_init::contract::{LANES, fd, role};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::messages::Trust;
+use rootbeam_init::messages::wire::MAX_PACKET;
 use rootbeam_init::report::ImageReport;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::images;
@@ -16,7 +17,9 @@ use rootbeam_qemu_tests::netns;
 use rootbeam_qemu_tests::outcome::{Booted, Outcome};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rootbeam_qemu_tests::servers::site::Site;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::SendFlags;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
+use std::time::{Duration, Instant};
 
 pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
@@ -34,6 +37,13 @@ pub fn claims() -> Vec<Trial> {
         claim("errors: a net worker that is killed is replaced, and the download goes on", || {
             survives(role::NET, "@rootbeam-net was ended by signal 9; it is started again")
         }),
+        claim("errors: a net worker that talks nonsense to PID 1 is ended and replaced, and the boot succeeds", || {
+            raves(role::NET, &[0xff; 9], "the packet is not a message of this channel")
+        }),
+        claim("errors: a store that talks nonsense to PID 1 is ended and replaced, and the boot succeeds", || {
+            raves(role::STORE, &[1; MAX_PACKET + 1], "the message is longer than 32768 bytes")
+        }),
+        claim("errors: a worker that talks nothing but nonsense to PID 1 ends the boot as its policy says", raves_on),
     ]
 }
 
@@ -50,6 +60,49 @@ fn survives(role: &str, said: &str) -> Result<()> {
     equal(&(about.size, about.tally.verified, about.tally.rejected_chunks), &(size, size, 0))?;
     let (twice, under_way) = (came_twice(&scene, size), then.under_way(size)?);
     ensure!(twice <= under_way, "{twice} bytes came twice, {under_way} were under way:\n{}", booted.console);
+    Ok(())
+}
+
+/// What PID 1 hears from a worker is no message.
+fn raves(role: &str, words: &'static [u8], fault: &str) -> Result<()> {
+    let folder = published(&images::probe_with_noise(24 << 20)?, "web.squashfs")?;
+    let scene = Scene::of(Site::new().folder(folder.path())?)?;
+    let (booted, about, _) = boot_and(&scene, "", role, |worker| say(worker, words))?;
+    equal(&(about.tally.verified, about.tally.rejected_chunks), &(about.size, 0))?;
+    let about: Vec<_> = booted.console.lines().filter_map(|line| line.get(line.find("worker @")?..)).collect();
+    let ended = format!("worker {role}: {fault}; it is ended");
+    equal(&about, &vec![&*ended, &*format!("worker {role} was ended by signal 9; it is started again")])
+}
+
+fn raves_on() -> Result<()> {
+    let folder = published(&images::probe_with_noise(24 << 20)?, "web.squashfs")?;
+    let scene = Scene::of(Site::new().folder(folder.path())?)?;
+    scene.http.commit(Rule { path: Some(PATH.to_owned()), when: When::Always, fault: Fault::Rate(1 << 20) });
+    let guest = scene.machine("")?.start()?;
+    guest.console().wait_for(" %), ", SOON)?;
+    let (mut last, end) = (None, Instant::now() + SOON);
+    while !guest.console().text().contains("FAILED at ") {
+        ensure!(Instant::now() < end, "the boot goes on\n{}", guest.console().last_lines());
+        match guest.worker(role::NET)? {
+            Some(worker) if last != Some(worker) => {
+                say(worker, &[0xff; 9])?;
+                last = Some(worker);
+            }
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    refused(
+        &guest.finish(None)?,
+        "FAILED at worker: @rootbeam-net: it was ended by signal 9, for the 6th time. \
+         Remedy: report this as a bug, with the log; a reboot may help.",
+    )
+}
+
+/// Has PID 1 hear `words` from a worker: they go in at the worker's own end of its channel.
+fn say(worker: Pid, words: &[u8]) -> Result<()> {
+    let worker = pidfd_open(worker, PidfdFlags::empty())?;
+    let channel = pidfd_getfd(&worker, fd::CHANNEL, PidfdGetfdFlags::empty()).context("no channel")?;
+    rustix::net::send(&channel, words, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
