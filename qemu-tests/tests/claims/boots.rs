@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use rootbeam_init::identity::{Origin, firmware_uuid, machine_id};
 use rootbeam_init::report::Report;
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
@@ -25,7 +26,11 @@ pub fn claims() -> Vec<Trial> {
         claim("boots: the real init finds exactly the world it should, in QEMU on 6.1", &[qemu::available], in_qemu),
         claim("boots: the hand-over gives all memory back but the image's", &[qemu::available], memory),
         claim("boots: an image without a manifest boots and is called UNVERIFIED", &[netns::available], unverified),
-        claim("boots: the same machine gets the same machine-id at every boot", &[netns::available], identity),
+        claim(
+            "boots: a machine gets the same machine-id at every boot, and another machine another",
+            &[netns::available],
+            identity,
+        ),
         claim("boots: an erofs image boots like a squashfs", &[netns::available], erofs),
     ]
 }
@@ -128,7 +133,8 @@ fn in_qemu() -> Result<()> {
     let mut names: Vec<&str> = world.env.keys().map(String::as_str).collect();
     names.sort_unstable();
     equal(&names.join(" "), &"HOME TERM colour".to_owned())?;
-    equal(&world.machine_id.as_deref().map(str::len), &Some(33))?;
+    // The id of that UUID for good.
+    equal(&world.machine_id.as_deref(), &Some("34e56f4ccf834f4cb0cd7d4a80983b84\n"))?;
     ensure!(world.modules.iter().any(|module| module == "virtio_net"), "{:?}", world.modules);
     ensure!(!world.modules.iter().any(|module| module == "e1000"), "a driver without a device: {:?}", world.modules);
     Ok(())
@@ -158,11 +164,16 @@ fn memory() -> Result<()> {
 }
 
 fn boot_image(image: &Path, name: &str, words: &str) -> Result<Booted> {
+    boot_on("52:54:00:00:00:83", image, name, words)
+}
+
+/// The same on a machine of its own.
+fn boot_on(mac: &str, image: &Path, name: &str, words: &str) -> Result<Booted> {
     let network = Network::new()?;
     let _http = network.http(Site::new().file(&format!("/{name}"), image))?;
     let url = network.url(&format!("/{name}"));
     Boot::new(&archives::for_namespaces()?)
-        .nic(Nic::on(&network).mac("52:54:00:00:00:83"))
+        .nic(Nic::on(&network).mac(mac))
         .cmdline(&format!("rootbeam.image={url} rootbeam.on-failure=poweroff {words}"))
         .run()
 }
@@ -179,11 +190,19 @@ fn unverified() -> Result<()> {
 
 fn identity() -> Result<()> {
     let image = images::probe()?;
-    let id = |booted: &Booted| -> Result<String> { booted.world()?.machine_id.clone().context("no machine-id") };
-    let first = id(&boot_image(&image, "probe.squashfs", "")?)?;
-    let second = id(&boot_image(&image, "probe.squashfs", "")?)?;
-    equal(&first, &second)?;
-    equal(&first.trim().len(), &32)
+    let id = |mac: &str| -> Result<String> {
+        let booted = boot_on(mac, &image, "probe.squashfs", "")?;
+        booted.world()?.machine_id.clone().context("no machine-id")
+    };
+    let [first, again, other] = ["52:54:00:00:00:83", "52:54:00:00:00:83", "52:54:00:00:00:84"].map(id);
+    let (first, other) = (first?, other?);
+    equal(&again?, &first)?;
+    // All machines of this bed have the firmware of the host: where that has a UUID, they are one machine by it.
+    let uuid = std::fs::read_to_string("/sys/class/dmi/id/product_uuid").unwrap_or_default();
+    let of = |last| machine_id(&Origin::choose(&uuid, [0x52, 0x54, 0, 0, 0, last]));
+    equal(&(&first, &other), &(&of(0x83), &of(0x84)))?;
+    ensure!(first != other || firmware_uuid(&uuid).is_some(), "two machines have the id {first}");
+    Ok(())
 }
 
 fn erofs() -> Result<()> {
