@@ -77,6 +77,7 @@ pub struct Boot {
     memory: u32,
     cpus: u32,
     uuid: Option<String>,
+    clock: Option<String>,
     forwards: Vec<u16>,
     pub(super) limit: Duration,
 }
@@ -101,7 +102,8 @@ impl Boot {
 
     fn from(source: Source) -> Self {
         let (cmdline, nics, forwards) = (String::new(), Vec::new(), Vec::new());
-        Self { source, cmdline, nics, memory: 512, cpus: 1, uuid: None, forwards, limit: Duration::from_secs(240) }
+        let limit = Duration::from_secs(240);
+        Self { source, cmdline, nics, memory: 512, cpus: 1, uuid: None, clock: None, forwards, limit }
     }
 
     /// With more words on the command line (not by PXE).
@@ -132,6 +134,11 @@ impl Boot {
     /// With a firmware UUID.
     pub fn uuid(self, uuid: &str) -> Self {
         Self { uuid: Some(uuid.to_owned()), ..self }
+    }
+
+    /// With a clock chip that says this date; the host's time otherwise.
+    pub fn clock(self, date: &str) -> Self {
+        Self { clock: Some(date.to_owned()), ..self }
     }
 
     /// With a port of the guest that the host's loopback reaches: see [`Guest::forwarded`].
@@ -173,6 +180,7 @@ impl Boot {
         command.args(["-accel", if kvm { "kvm" } else { "tcg" }]);
         command.args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
         command.args(self.uuid.iter().flat_map(|uuid| ["-uuid", uuid]));
+        command.args(self.clock.iter().flat_map(|date| ["-rtc".to_owned(), format!("base={date}")]));
         match &self.source {
             Source::Direct { kernel, initramfs } => {
                 command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).args(["-append", &self.cmdline]);

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use rootbeam_init::clock::Utc;
 use rootbeam_init::identity::{Origin, firmware_uuid, machine_id};
 use rootbeam_init::report::Report;
+use rootbeam_initramfs::inspect;
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::images::{self, published};
@@ -31,6 +33,7 @@ pub fn claims() -> Vec<Trial> {
             &[netns::available],
             identity,
         ),
+        claim("boots: a clock that stands in 1980 is raised to the build of the initramfs", &[qemu::available], clock),
         claim("boots: an erofs image boots like a squashfs", &[netns::available], erofs),
     ]
 }
@@ -202,6 +205,25 @@ fn identity() -> Result<()> {
     let of = |last| machine_id(&Origin::choose(&uuid, [0x52, 0x54, 0, 0, 0, last]));
     equal(&(&first, &other), &(&of(0x83), &of(0x84)))?;
     ensure!(first != other || firmware_uuid(&uuid).is_some(), "two machines have the id {first}");
+    Ok(())
+}
+
+fn clock() -> Result<()> {
+    let kernel = packages::kernel(Suite::Bookworm)?;
+    let archive = archives::for_qemu(&kernel)?;
+    let built = inspect::Report::of(&std::fs::read(&archive)?)?.build_time.context("no build time")?;
+    let http = HttpServer::on_loopback(Site::new().file("/probe.squashfs", &images::probe()?))?;
+    let booted = qemu::Boot::new(&kernel, &archive)
+        .nic(qemu::Nic::user())
+        .clock("1980-01-01")
+        .cmdline(&format!("rootbeam.image=http://{}:{}/probe.squashfs", qemu::HOST, http.address().port()))
+        .run()?;
+    let world = booted.world()?;
+    assert_clean(world)?;
+    let since = world.clock.checked_sub(built).with_context(|| format!("the clock says {}", Utc(world.clock)))?;
+    ensure!(since < 240, "the clock says {}, the build was at {}", Utc(world.clock), Utc(built));
+    let said = format!("clock: it was behind the build of this initramfs and was raised to {}", Utc(built));
+    ensure!(world.boot_log.as_deref().is_some_and(|log| log.contains(&said)), "{:?}", world.boot_log);
     Ok(())
 }
 
