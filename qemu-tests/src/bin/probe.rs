@@ -120,11 +120,14 @@ fn digest_at_random(path: &str) -> io::Result<Answer> {
     Ok(digested(pieces * PIECE, hash))
 }
 
+/// Places of a disk, and what was read there.
+type Places = Vec<(u64, u64)>;
+
 /// Readers of a disk, until they are told to end.
 #[derive(Default)]
 struct Crowd {
     over: Arc<AtomicBool>,
-    readers: Vec<(String, JoinHandle<io::Result<Vec<(u64, u64)>>>)>,
+    readers: Vec<(String, JoinHandle<io::Result<Places>>)>,
 }
 
 impl Crowd {
