@@ -8,6 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// After so long one that could not be started is tried again: the machine had no process, descriptor or memory to give.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The place, whoever holds it.
 #[derive(Debug)]
 pub struct Fetcher {
@@ -15,6 +18,8 @@ pub struct Fetcher {
     ring: OwnedFd,
     program: Program,
     restarts: u32,
+    /// Whether it was told that none can be started.
+    told: bool,
 }
 
 /// Who holds it. The number counts deaths.
@@ -34,7 +39,7 @@ impl Fetcher {
     /// A place that `worker` holds, or nobody; its successors are `program` and bring bytes by `ring`.
     pub fn new(worker: Option<Worker>, ring: OwnedFd, program: Program) -> Self {
         let state = worker.map_or(State::Absent(0), |worker| State::Running(worker, 0));
-        Self { state, ring, program, restarts: 0 }
+        Self { state, ring, program, restarts: 0, told: false }
     }
 
     /// How many died.
@@ -108,21 +113,41 @@ impl Fetcher {
                 }
                 Ok(())
             }
-            State::Due(when, deaths) if Instant::now() >= *when => self.start(*deaths, store),
+            State::Due(when, deaths) if Instant::now() >= *when => {
+                let deaths = *deaths;
+                let started = self.start(store);
+                self.take(started, deaths);
+                Ok(())
+            }
             State::Due(..) | State::Absent(_) => Ok(()),
         }
     }
 
-    fn start(&mut self, deaths: u32, store: &Channel<StoreOrder, StoreNews>) -> io::Result<()> {
+    fn start(&self, store: &Channel<StoreOrder, StoreNews>) -> io::Result<Worker> {
         let (for_store, for_fetch) = channel::raw_pair()?;
         let descriptors = [(for_fetch.as_fd(), fd::STORE_CHANNEL), (self.ring.as_fd(), fd::RING)];
         let worker = worker::start(&self.program, role::FETCH, &descriptors)?;
-        self.state = State::Running(worker, deaths);
         // A store that does not read is seen by its end or by the boot's time-out; the order is not lost twice.
         if let Err(e) = store.send_with(&StoreOrder::Fetcher, for_store.as_fd()) {
             log::debug!("worker {}: {e}", role::STORE);
         }
-        Ok(())
+        Ok(worker)
+    }
+
+    /// Takes in the one that was started; one that could not be is due again, for nobody else would bring what is read.
+    fn take(&mut self, started: io::Result<Worker>, deaths: u32) {
+        let troubled = started.is_err();
+        self.state = match started {
+            Ok(worker) => State::Running(worker, deaths),
+            Err(error) => {
+                // Once: it may last for hours.
+                if !self.told {
+                    log::warn!("worker {} cannot be started: {error}; it is tried again each second", role::FETCH);
+                }
+                State::Due(Instant::now() + AGAIN, deaths)
+            }
+        };
+        self.told = troubled;
     }
 
     /// Ends whoever holds the place, and returns the worker whose end is to be awaited.
@@ -134,5 +159,31 @@ impl Fetcher {
         // It holds nothing and would wait for an order.
         worker.kill();
         Some(worker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memory;
+
+    #[test]
+    fn one_that_cannot_be_started_is_due_again_after_a_second_and_the_store_still_waits_for_it() {
+        let ring = memory::create("ring").unwrap();
+        let mut fetcher = Fetcher::new(None, ring, Program::Own);
+        fetcher.renew();
+        for _ in 0..2 {
+            let before = Instant::now();
+            fetcher.take(Err(io::ErrorKind::WouldBlock.into()), 3);
+            let due = fetcher.due().unwrap();
+            assert!(before + AGAIN <= due && due <= Instant::now() + AGAIN);
+            // Told once, and no death.
+            assert_eq!((fetcher.told, fetcher.is_asked_for(), fetcher.restarts()), (true, true, 0));
+            assert!(matches!(fetcher.state, State::Due(_, 3)));
+        }
+        let (store, _end) = channel::pair().unwrap();
+        // Before its time nothing is tried.
+        fetcher.tend(&store).unwrap();
+        assert!(fetcher.worker().is_none() && fetcher.told);
     }
 }

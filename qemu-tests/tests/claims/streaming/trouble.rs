@@ -12,12 +12,16 @@ use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub fn claims() -> Vec<Trial> {
+    let starved = "streaming: a fetch worker that cannot be started is tried again until it can be";
+    let starved = claim(starved, &[netns::available, || pids().map(drop)], no_fetcher);
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
     vec![
+        starved,
         claim("streaming: a server that goes away is waited for, told of once, and gone on with", server_away),
         claim(
             "streaming: a chunk that is wrong from everybody is never read, and goes on when it is right",
@@ -167,6 +171,65 @@ fn fetchers_killed() -> Result<()> {
         completion(&mut probe).map(drop)
     })();
     end(guest, probe, checked).map(drop)
+}
+
+fn no_fetcher() -> Result<()> {
+    const TOLD: &str = "@rootbeam-fetch cannot be started";
+    let scene = Scene::new()?;
+    let group = Group::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let init = guest.pid()?;
+    let checked = (|| -> Result<()> {
+        let keeper = guest.worker(role::KEEPER)?.context("no keeper")?;
+        group.write("cgroup.procs", keeper.as_raw_nonzero().to_string())?;
+        group.write("pids.max", "1")?;
+        let deadline = Instant::now() + SOON;
+        while fetcher(init)?.is_none_or(|fetcher| kill_process(fetcher, Signal::KILL).is_err()) {
+            ensure!(Instant::now() < deadline, "there is no fetch worker");
+        }
+        guest.console().wait_for(TOLD, SOON)?;
+        std::thread::sleep(Duration::from_secs(3));
+        equal(&guest.worker(role::KEEPER)?, &Some(keeper))?;
+        ensure!(!status(&mut probe)?.complete, "the image came without a fetch worker");
+        group.write("pids.max", "max")?;
+        let device = device(&mut probe)?;
+        identical(&mut probe, &device, &scene.image)?;
+        completion(&mut probe).map(drop)
+    })();
+    let console = end(guest, probe, checked)?;
+    equal(&console.matches(TOLD).count(), &1)
+}
+
+/// Where the kernel bounds the number of processes by groups, of either version.
+fn pids() -> Result<&'static Path> {
+    let (first, second) = (Path::new("/sys/fs/cgroup/pids"), Path::new("/sys/fs/cgroup"));
+    if first.is_dir() {
+        return Ok(first);
+    }
+    let controllers = std::fs::read_to_string(second.join("cgroup.subtree_control")).unwrap_or_default();
+    ensure!(controllers.split_whitespace().any(|name| name == "pids"), "no control groups bound processes here");
+    Ok(second)
+}
+
+/// A group of its own, as long as it is empty at its end.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Result<Self> {
+        let folder = pids()?.join(format!("rootbeam-{}", std::process::id()));
+        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        Ok(Self(folder))
+    }
+
+    fn write(&self, name: &str, value: impl AsRef<[u8]>) -> Result<()> {
+        std::fs::write(self.0.join(name), value).with_context(|| name.to_owned())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 fn reads_at_the_swap() -> Result<()> {
