@@ -163,6 +163,7 @@ impl Download {
                     | StoreNews::Released
                     | StoreNews::Touched { .. }
                     | StoreNews::NotReleased { .. }
+                    | StoreNews::Lost
                     | StoreNews::ReadWaits
                     | StoreNews::ReadGoesOn,
                 )) => {}

@@ -340,6 +340,8 @@ pub enum StoreNews {
         /// The error number.
         errno: i32,
     },
+    /// The served file has ended, and the loop device does not stand on the image itself: nothing more of it can be read.
+    Lost,
     /// A source has nothing that this boot takes, and others may have it.
     Unfit {
         /// The source.

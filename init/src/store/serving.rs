@@ -75,6 +75,7 @@ impl Worker {
             Some(End::Refused(error)) => {
                 self.outbox.push_back(StoreNews::NotReleased { errno: error.raw_os_error().unwrap_or(EIO) });
             }
+            Some(End::Lost) => self.outbox.push_back(StoreNews::Lost),
             None => {}
         }
         Ok(())

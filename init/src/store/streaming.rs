@@ -44,6 +44,8 @@ pub enum End {
     Released,
     /// The kernel did not swap; the file is served on, from memory.
     Refused(io::Error),
+    /// The file is gone, and no loop device stands on the image's memory.
+    Lost,
 }
 
 /// The file being served.
@@ -67,6 +69,8 @@ struct Shared {
     state: Mutex<State>,
     /// Held by who reads the image's memory.
     reading: Mutex<()>,
+    /// Whether the loop device stands on the image's memory; held over the swap, for the file ends before that returns.
+    swapped: Mutex<bool>,
 }
 
 #[derive(Debug)]
@@ -118,6 +122,7 @@ impl Streaming {
             bell: Bell::new()?,
             state: Mutex::new(state),
             reading: Mutex::default(),
+            swapped: Mutex::default(),
         };
         let shared = Arc::new(shared);
         let file = StreamFile(Arc::clone(&shared));
@@ -132,7 +137,7 @@ impl Streaming {
             {
                 log::warn!("the streamed image is not served any more: {error}");
             }
-            ended.tell(End::Released);
+            ended.ends();
         };
         std::thread::Builder::new().name("stream".to_owned()).spawn(serve)?;
         Ok(Self { shared, device: None, sealed: false, eio, patience: Patience::default() })
@@ -232,11 +237,7 @@ impl Streaming {
         let Some(device) = self.device.take() else { return };
         let shared = Arc::clone(&self.shared);
         // The ioctl waits until every read that is under way was answered, by the thread that answers.
-        let swap = move || {
-            if let Err(error) = loopdev::change_backing(&device, &shared.image) {
-                shared.tell(End::Refused(error));
-            }
-        };
+        let swap = move || shared.swap(|| loopdev::change_backing(&device, &shared.image));
         if let Err(error) = std::thread::Builder::new().name("swap".to_owned()).spawn(swap) {
             self.shared.tell(End::Refused(error));
         }
@@ -272,6 +273,21 @@ impl Shared {
     fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
         let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         work()
+    }
+
+    /// Sets the loop device on the image's memory by `change`.
+    fn swap(&self, change: impl FnOnce() -> io::Result<()>) {
+        let mut swapped = self.swapped.lock().unwrap_or_else(PoisonError::into_inner);
+        match change() {
+            Ok(()) => *swapped = true,
+            Err(error) => self.tell(End::Refused(error)),
+        }
+    }
+
+    /// The file has ended: a swap lets go of it. Whatever else ends it leaves the loop device on nothing.
+    fn ends(&self) {
+        let swapped = *self.swapped.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell(if swapped { End::Released } else { End::Lost });
     }
 
     fn tell(&self, end: End) {
@@ -392,5 +408,72 @@ impl Filesystem for StreamFile {
             FILE => self.0.read(offset, size.into(), reply),
             _ => reply.error(Errno::EISDIR),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memory;
+    use std::sync::mpsc;
+    use std::thread;
+
+    fn shared() -> Arc<Shared> {
+        let state = State {
+            have: Vec::new(),
+            waiting: Vec::new(),
+            stalled: None,
+            wanted: VecDeque::new(),
+            trace: None,
+            end: None,
+        };
+        Arc::new(Shared {
+            image: memory::create("image").unwrap().into(),
+            size: 4096,
+            chunk_size: 4096,
+            bell: Bell::new().unwrap(),
+            state: Mutex::new(state),
+            reading: Mutex::default(),
+            swapped: Mutex::default(),
+        })
+    }
+
+    #[test]
+    fn a_file_that_ends_without_a_swap_is_lost() {
+        let shared = shared();
+        shared.ends();
+        assert!(matches!(shared.lock().end, Some(End::Lost)));
+    }
+
+    #[test]
+    fn a_file_that_ends_after_the_kernel_refused_the_swap_is_lost() {
+        let shared = shared();
+        shared.swap(|| Err(io::ErrorKind::InvalidInput.into()));
+        assert!(matches!(shared.lock().end.take(), Some(End::Refused(_))));
+        shared.ends();
+        assert!(matches!(shared.lock().end, Some(End::Lost)));
+    }
+
+    #[test]
+    fn a_file_that_a_swap_lets_go_of_is_released_though_it_ends_before_the_swap_returns() {
+        let shared = shared();
+        let (begin, begun) = mpsc::channel();
+        let (go, wait) = mpsc::channel();
+        let swapping = Arc::clone(&shared);
+        let swap = thread::spawn(move || {
+            swapping.swap(|| {
+                begin.send(()).unwrap();
+                wait.recv().map_err(io::Error::other)
+            });
+        });
+        begun.recv().unwrap();
+        let ending = Arc::clone(&shared);
+        let end = thread::spawn(move || ending.ends());
+        thread::sleep(Duration::from_millis(50));
+        assert!(shared.lock().end.is_none(), "nothing is known yet");
+        go.send(()).unwrap();
+        swap.join().unwrap();
+        end.join().unwrap();
+        assert!(matches!(shared.lock().end, Some(End::Released)));
     }
 }

@@ -59,6 +59,11 @@ impl Attendant {
         }
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What came so far.
     pub fn tally(&self) -> Tally {
         self.tally
@@ -152,6 +157,7 @@ impl Attendant {
             | StoreNews::Source { .. }
             | StoreNews::Opened { .. }
             | StoreNews::Touched { .. }
+            | StoreNews::Lost
             | StoreNews::Absent => {}
         }
     }

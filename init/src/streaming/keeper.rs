@@ -85,7 +85,11 @@ pub fn main(settings: &Settings, kernel: &str) -> i32 {
     match begun.and_then(Keeper::run) {
         Ok(()) => 0,
         Err(error) => {
-            log::error!("{}: {error}; the streamed image cannot be completed: reboot", role::KEEPER);
+            log::error!(
+                "{}: {error}; what was not read before cannot be read any more, and nothing on this machine mends that: \
+                 restart it",
+                role::KEEPER
+            );
             1
         }
     }
@@ -119,9 +123,12 @@ impl Tended {
                 Received::Message(StoreNews::Touched { size, chunk_size, sha256, chunks }, _) => {
                     self.record(Subject { size, chunk_size, sha256 }, &chunks, folder);
                 }
+                Received::Message(StoreNews::Lost, _) => {
+                    return Err(self.lost("what its RAM disk stands on is not served any more"));
+                }
                 Received::Message(news, _) => self.attendant.hear(news, Instant::now()),
                 Received::Empty => break,
-                Received::Closed | Received::Malformed(_) => return Err(io::Error::other("the store has ended")),
+                Received::Closed | Received::Malformed(_) => return Err(self.lost("its store has ended")),
             }
         }
         self.fetcher.tend(&self.store)?;
@@ -135,6 +142,11 @@ impl Tended {
             recorder.unsent(now);
         }
         Ok(())
+    }
+
+    /// Its RAM disk is dead before all of it was in memory.
+    fn lost(&self, cause: &str) -> io::Error {
+        io::Error::other(format!("{}: {cause}", self.attendant.name()))
     }
 
     /// Writes what is read first.

@@ -139,7 +139,8 @@ impl Bed {
                         | StoreNews::ReadGoesOn
                         | StoreNews::Released
                         | StoreNews::Touched { .. }
-                        | StoreNews::NotReleased { .. } => {}
+                        | StoreNews::NotReleased { .. }
+                        | StoreNews::Lost => {}
                     }
                     return news;
                 }

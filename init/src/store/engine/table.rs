@@ -209,7 +209,8 @@ fn words(actions: &[Action]) -> String {
             | StoreNews::ReadGoesOn
             | StoreNews::Released
             | StoreNews::Touched { .. }
-            | StoreNews::NotReleased { .. },
+            | StoreNews::NotReleased { .. }
+            | StoreNews::Lost,
         ) => {
             unreachable!("these are the worker's own")
         }

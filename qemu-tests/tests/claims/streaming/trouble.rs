@@ -32,6 +32,7 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: fetch workers that are killed while the system runs lose nothing", fetchers_killed),
         claim("streaming: a hundred reads in flight at the swap get the image's bytes", reads_at_the_swap),
         claim("streaming: a machine that is killed while something waits to be read ends, and its RAM disk", killed),
+        claim("streaming: a served file that is lost is never called whole, and the console says what to do", lost),
         claim("streaming: rootbeam status tells how far the image is, and waits for the end", status_command),
     ]
 }
@@ -294,6 +295,35 @@ fn killed() -> Result<()> {
         "the image was read without a server"
     );
     Ok(())
+}
+
+fn lost() -> Result<()> {
+    const TOLD: &str = "what was not read before cannot be read any more";
+    let mut scene = Scene::new()?;
+    let (guest, mut probe, _) = scene.boot()?;
+    let checked = (|| -> Result<()> {
+        let device = device(&mut probe)?;
+        scene.http.stop();
+        abort(&device)?;
+        guest.console().wait_for(TOLD, SOON)?;
+        let answer = probe.ask(&Request::Digest(device), SOON)?;
+        ensure!(matches!(&answer, Answer::Error(text) if text.contains("os error 5")), "{answer:?}");
+        ensure!(!status(&mut probe)?.complete, "it is called whole");
+        Ok(())
+    })();
+    let console = end(guest, probe, checked)?;
+    equal(&(console.matches(TOLD).count(), console.contains("stands by itself")), &(1, false))
+}
+
+/// Ends the FUSE connection of the file that a loop device stands on (Documentation/filesystems/fuse/fuse.rst).
+fn abort(device: &str) -> Result<()> {
+    let number = run(Command::new("losetup").args(["--noheadings", "--list", "--output", "BACK-MAJ:MIN", device]))?;
+    let (_, minor) = number.trim().split_once(':').with_context(|| number.clone())?;
+    let folder = tempfile::tempdir()?;
+    run(Command::new("mount").args(["-t", "fusectl", "none"]).arg(folder.path()))?;
+    let aborted = std::fs::write(folder.path().join(minor).join("abort"), "1");
+    run(Command::new("umount").arg(folder.path()))?;
+    aborted.with_context(|| format!("connection {minor}"))
 }
 
 /// Under which number the machine's store holds a file.
