@@ -9,7 +9,7 @@ use crate::contract::{fd, role};
 use crate::failure::{Failure, Step};
 use crate::messages::{KeeperNews, KeeperOrder, Lease, Left, NetNews, NetOrder, StoreNews, StoreOrder};
 use crate::modules::Uevent;
-use crate::sys::channel::{self, Received};
+use crate::sys::channel::{self, Received, SendError};
 use crate::sys::uevent::{Received as Announced, UeventSocket};
 use crate::sys::worker::{self, Program, Worker};
 pub use fetcher::Fetcher;
@@ -118,9 +118,13 @@ impl Crew {
         order: &StoreOrder,
         descriptor: BorrowedFd<'_>,
     ) -> Result<(), Failure> {
-        match self.teams.get_mut(image).and_then(Team::store) {
-            Some(store) => store.channel.send_with(order, descriptor).map_err(|e| broken(role::STORE, &e)),
-            None => Ok(()),
+        let workers = self.teams.get_mut(image).and_then(|team| team.workers.as_mut());
+        let Some(Workers { store: Some(store), serves, .. }) = workers else { return Ok(()) };
+        *serves |= matches!(order, StoreOrder::Serve { .. });
+        match store.channel.send_with(order, descriptor) {
+            // Its end is about to be seen.
+            Ok(()) | Err(SendError::Closed) => Ok(()),
+            Err(e) => Err(broken(role::STORE, &e)),
         }
     }
 
@@ -190,6 +194,11 @@ impl Crew {
         Ok(())
     }
 
+    /// Fails where a store has ended that a RAM disk stands on.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.teams.iter().try_for_each(Team::check)
+    }
+
     /// Leaves the workers of these images to a keeper, who works with `tools` beside the booted system until the images are
     /// whole; all others have ended. Returns when it can do without the files of the initramfs, at most after five seconds,
     /// and with the numbers of the processes that the images depend on.
@@ -198,6 +207,8 @@ impl Crew {
         let Program::Open(program) = &self.program else {
             return Err(failed(io::ErrorKind::NotFound.into()));
         };
+        // The root may have been found fit while its store ended: who warms it takes no notice of what cannot be read.
+        self.check()?;
         let (line, childs) = channel::pair::<KeeperOrder, KeeperNews>().map_err(failed)?;
         let mut descriptors = vec![
             (childs.as_fd(), fd::READY),
@@ -208,7 +219,7 @@ impl Crew {
         let mut vital = vec![&self.net.worker];
         for (place, (image, left)) in (0..).zip(images) {
             let workers = self.teams.get(image).and_then(|team| team.workers.as_ref());
-            let Some(Workers { store: Some(store), fetcher }) = workers else {
+            let Some(Workers { store: Some(store), fetcher, .. }) = workers else {
                 return Err(failed(io::ErrorKind::NotFound.into()));
             };
             let numbers = fd::Left::at(place);

@@ -54,10 +54,22 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
     let (line, childs) = channel::pair::<Built, Built>().map_err(broken)?;
     let child = worker::fork(|| build(machine, crew, childs)).map_err(broken)?;
     loop {
+        for (number, order) in machine.stack.streams.orders(Instant::now()) {
+            crew.order_store(number, order)?;
+        }
+        let tick = Instant::now() + Duration::from_secs(1);
+        // All that the stores have said comes first: a root that was read through one that is lost is none.
+        match crew.next_beside(tick, &[line.as_fd(), child.as_fd()])? {
+            Some(News::Store(number, news)) => {
+                machine.stack.streams.hear(number, news, Instant::now());
+                continue;
+            }
+            Some(news) => network::attend(crew, &mut machine.modules, &machine.settings, &news)?,
+            None => {}
+        }
         match line.receive().map_err(broken)? {
             Packet::Message(Built::Device(number), Some(device)) => {
                 crew.order_store_with(usize::from(number), &StoreOrder::Device, device.as_fd())?;
-                continue;
             }
             Packet::Message(Built::Root { devices, init, systemd, warnings }, _) => {
                 // It has nothing left to do, and the real init finds nobody of the boot's.
@@ -71,20 +83,12 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
                 }
                 return Ok((Mounted { devices }, OsString::from_vec(init).into()));
             }
-            Packet::Message(Built::Failed(failure), _) => return Err(failure),
+            // Where a store has ended, that is the cause.
+            Packet::Message(Built::Failed(failure), _) => return crew.check().and(Err(failure)),
             Packet::Message(Built::Device(_), None) | Packet::Malformed(_) | Packet::Closed => {
                 return Err(broken("the process that makes the root has ended"));
             }
             Packet::Empty => {}
-        }
-        let tick = Instant::now() + Duration::from_secs(1);
-        match crew.next_beside(tick, &[line.as_fd(), child.as_fd()])? {
-            Some(News::Store(number, news)) => machine.stack.streams.hear(number, news, Instant::now()),
-            Some(news) => network::attend(crew, &mut machine.modules, &machine.settings, &news)?,
-            None => {}
-        }
-        for (number, order) in machine.stack.streams.orders(Instant::now()) {
-            crew.order_store(number, order)?;
         }
     }
 }

@@ -4,6 +4,7 @@ use super::super::boots::{assert_clean, report};
 use super::{PATH, SOON, Scene, identical};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use rootbeam_init::contract::role;
 use rootbeam_init::settings::values::Mode;
 use rootbeam_init::streaming::keeper::Status;
 use rootbeam_qemu_tests::claim::{claim, equal};
@@ -18,6 +19,7 @@ pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
     vec![
         claim("streaming: an image that is let go before the hand-over leaves nobody and nothing", let_go_before),
+        claim("streaming: a store that dies while the root is made fails the boot, and no root is entered", store_dies),
         claim("streaming: how far the image is can be told from the real init's first moment on", told_at_once),
     ]
 }
@@ -103,6 +105,27 @@ fn let_go_before() -> Result<()> {
     checked.with_context(|| guest.console().last_lines())?;
     probe.power_off()?;
     equal(&guest.finish(Some(world))?.outcome, &Outcome::PoweredOff)
+}
+
+fn store_dies() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.http.behave();
+    scene.http.commit(Rule::of(PATH, When::Always, Fault::Rate(SLOW)));
+    let mut guest = scene.machine()?.start()?;
+    guest.console().wait_for("squashfs on /dev/loop", SOON)?;
+    // It looks at the root, and takes no notice of much that cannot be read.
+    builder(&guest)?;
+    kill_process(guest.worker(role::STORE)?.context("no store")?, Signal::KILL)?;
+    if let Some((probe, _)) = guest.probe()? {
+        probe.power_off()?;
+        bail!("a root was entered that cannot be read\n{}", guest.finish(None)?.console);
+    }
+    let ended = guest.finish(None)?;
+    equal(&ended.outcome, &Outcome::PoweredOff)?;
+    let diagnosis = "FAILED at worker: @rootbeam-store: it was ended by signal 9 while the root was read through it";
+    ensure!(ended.console.contains(diagnosis), "{}", ended.console);
+    ensure!(!ended.console.contains("it is started again"), "{}", ended.console);
+    Ok(())
 }
 
 /// Everything but a piece in the middle comes at once, and then nothing: there may be no news that a keeper could tell.
