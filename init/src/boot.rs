@@ -32,8 +32,11 @@ pub fn boot(machine: &mut Machine) -> Result<Infallible, Failure> {
 
 /// Everything up to the root switch: what is there from an attempt before is not made again.
 fn prepare(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
-    fetch(machine, crew)?;
-    assemble(machine, crew).map_err(|failure| Failure { retry: Retry::Never, ..failure })
+    connect(machine, crew)?;
+    // Each attempt has its own time: a person may have spent an hour in the shell between two.
+    let deadline = machine.settings.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    fetch(machine, crew, deadline)?;
+    assemble(machine, crew, deadline).map_err(|failure| Failure { retry: Retry::Never, ..failure })
 }
 
 /// Drivers and workers.
@@ -46,8 +49,8 @@ fn start(machine: &mut Machine) -> Result<Crew, Failure> {
     Ok(crew)
 }
 
-/// An address, then every byte of the image and of its layers, verified.
-fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
+/// An address.
+fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
     if machine.lease.is_none() {
         let step = machine.begin(Step::Network);
         crew.order_network(network::order(&machine.settings))?;
@@ -59,9 +62,11 @@ fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
         machine.end(step, network::describe(&lease), 0);
         machine.take_lease(lease);
     }
-    machine.fill_sources()?;
-    // Each attempt has its own time: a person may have spent an hour in the shell between two.
-    let deadline = machine.settings.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    machine.fill_sources()
+}
+
+/// Every byte of the image and of its layers, verified.
+fn fetch(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> Result<(), Failure> {
     while let Some(order) = machine.stack.next(&machine.settings)? {
         let step = machine.begin(Step::Image);
         let asked = (&order, &machine.wanted(&order)?);
@@ -78,11 +83,11 @@ fn fetch(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
 }
 
 /// From the verified images to a root that is fit to be entered.
-fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
+fn assemble(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> Result<(Mounted, PathBuf), Failure> {
     let step = machine.begin(Step::Mount);
     let size = machine.stack.images(crew).iter().map(|(.., received)| received.facts.size).sum();
     let assembled = match machine.stack.streams.are_there() {
-        true => streaming::assembly::assemble(machine, crew)?,
+        true => streaming::assembly::assemble(machine, crew, deadline)?,
         false => machine.assemble(crew)?,
     };
     machine.end(step, format!("root on {}", assembled.0.devices.join(", ")), size);

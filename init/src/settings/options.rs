@@ -68,7 +68,12 @@ pub const OPTIONS: [OptionInfo; 19] = [
         "retry, else reboot after 60 s",
         "What follows a failure",
     ),
-    option("rootbeam.timeout", "SECONDS", "none", "How long the download may take; the network has its own bounds"),
+    option(
+        "rootbeam.timeout",
+        "SECONDS",
+        "none",
+        "How long the download may take, streaming until the real init can run; the network has its own bounds",
+    ),
     option("rootbeam.stall", "SECONDS", "10", "How long a connection may be silent before it is given up"),
     option("rootbeam.net.carrier", "SECONDS", "30", "How long to wait for a link with carrier"),
     option("rootbeam.net.lease", "SECONDS", "30", "How long to wait for a DHCP lease"),

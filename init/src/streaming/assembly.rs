@@ -1,7 +1,8 @@
 //! The root of a streamed image. Looking at it may wait for the network, for as long as that takes: a child does it, and
 //! PID 1 goes on printing and tending its workers.
 
-use super::{ending, warm};
+use super::{STALLED, ending, warm};
+use crate::aftermath;
 use crate::contract::STREAM_FILE;
 use crate::crew::{self, Crew, News};
 use crate::failure::{Failure, Step};
@@ -14,6 +15,7 @@ use crate::root;
 use crate::settings::values::StreamStall;
 use crate::sys::channel::{self, Channel, Received as Packet};
 use crate::sys::loopdev::{LoopDevice, Reads};
+use crate::sys::machine::End;
 use crate::sys::{fuse, mounts, worker};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -43,8 +45,12 @@ enum Built {
 }
 
 /// Has the stores serve the images that are streamed, and makes a root of all images that is fit to be entered without
-/// waiting for anybody.
-pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, PathBuf), Failure> {
+/// waiting for anybody. Ends at `deadline`, which is that of `rootbeam.timeout=`.
+pub fn assemble(
+    machine: &mut Machine,
+    crew: &mut Crew,
+    deadline: Option<Instant>,
+) -> Result<(Mounted, PathBuf), Failure> {
     let kinds: Vec<_> = machine.stack.images(crew).iter().map(|(.., received)| received.facts.filesystem).collect();
     image::require_kernel(kinds, &mut machine.modules)?;
     let streamed: Vec<usize> = machine.stack.streams.numbers().collect();
@@ -54,10 +60,22 @@ pub fn assemble(machine: &mut Machine, crew: &mut Crew) -> Result<(Mounted, Path
     let (line, childs) = channel::pair::<Built, Built>().map_err(broken)?;
     let child = worker::fork(|| build(machine, crew, childs)).map_err(broken)?;
     loop {
-        for (number, order) in machine.stack.streams.orders(Instant::now()) {
+        let now = Instant::now();
+        if let StreamStall::Reboot(seconds) = machine.settings.stream_stall
+            && machine.stack.streams.have_waited(Duration::from_secs(seconds.into()), now)
+        {
+            log::error!("{STALLED}");
+            aftermath::end(Duration::ZERO, End::Reboot);
+        }
+        if deadline.is_some_and(|deadline| now >= deadline)
+            && let Some(failure) = machine.stack.streams.too_late(machine.settings.timeout.unwrap_or(0))
+        {
+            return Err(failure);
+        }
+        for (number, order) in machine.stack.streams.orders(now) {
             crew.order_store(number, order)?;
         }
-        let tick = Instant::now() + Duration::from_secs(1);
+        let tick = now + Duration::from_secs(1);
         // All that the stores have said comes first: a root that was read through one that is lost is none.
         match crew.next_beside(tick, &[line.as_fd(), child.as_fd()])? {
             Some(News::Store(number, news)) => {
@@ -118,7 +136,7 @@ fn serve(machine: &Machine, crew: &mut Crew, number: usize) -> Result<(), Failur
 
 /// The child.
 fn build(machine: &Machine, crew: &Crew, line: OwnedFd) -> i32 {
-    crate::aftermath::guard_child();
+    aftermath::guard_child();
     let line = Channel::<Built, Built>::from_fd(line);
     let built = root_of(machine, crew, &line).unwrap_or_else(Built::Failed);
     i32::from(line.send(&built).is_err())

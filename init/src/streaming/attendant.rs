@@ -1,9 +1,11 @@
 //! What is done with the news of a store that streams: by PID 1 until the hand-over, then by the keeper.
 
 use crate::causes;
+use crate::failure::Failure;
 use crate::messages::{FetchCause, Left, SourceIndex, StoreCause, StoreNews, StoreOrder, Tally};
 use crate::progress::Progress;
 use crate::settings::source::Source;
+use crate::store::LONG;
 use std::time::{Duration, Instant};
 
 /// How long a definite failure is let rest: somebody has to put something right, and then it goes on.
@@ -69,9 +71,24 @@ impl Attendant {
         self.tally
     }
 
+    /// Bytes that have not come.
+    pub fn to_come(&self) -> u64 {
+        self.tally.total.saturating_sub(self.tally.verified)
+    }
+
     /// Since when something waits to be read.
     pub fn waits(&self) -> Option<Instant> {
         self.waits
+    }
+
+    /// Whether something has waited for `limit` to be read: of that it was told after [`LONG`].
+    pub fn has_waited(&self, limit: Duration, now: Instant) -> bool {
+        self.waits.is_some_and(|since| now.saturating_duration_since(since) + LONG >= limit)
+    }
+
+    /// What was to be read has not come within the `seconds` of `rootbeam.timeout=`.
+    pub fn too_late(&self, seconds: u32) -> Failure {
+        causes::too_late(seconds, self.last.as_ref(), &self.sources)
     }
 
     fn last_trouble(&self) -> String {

@@ -4,7 +4,7 @@
 use super::attendant::Attendant;
 use super::ending::{self, Ending};
 use super::trace::Recorder;
-use super::{FOLDER, PIDS, PROGRAM, STATUS, TRACE};
+use super::{FOLDER, PIDS, PROGRAM, STALLED, STATUS, TRACE};
 use crate::boot_order::Subject;
 use crate::contract::{RESOLVER, fd, role};
 use crate::crew::Fetcher;
@@ -13,7 +13,6 @@ use crate::network;
 use crate::settings::Settings;
 use crate::settings::source::Source;
 use crate::settings::values::StreamStall;
-use crate::store::LONG;
 use crate::sys::channel::{Channel, Received, wait};
 use crate::sys::inherited;
 use crate::sys::machine::Restart;
@@ -239,10 +238,10 @@ impl Keeper {
             self.heed(&news);
         }
         let now = Instant::now();
-        if let (Some((limit, restart)), Some(since)) = (&self.reboot, self.waits())
-            && now.saturating_duration_since(since) + LONG >= *limit
+        if let Some((limit, restart)) = &self.reboot
+            && self.images.iter().any(|image| image.attendant.has_waited(*limit, now))
         {
-            log::error!("image: what is to be read does not come: the machine restarts");
+            log::error!("{STALLED}");
             restart.now()?;
         }
         self.heed_shutdown();

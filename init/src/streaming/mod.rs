@@ -39,6 +39,8 @@ pub const STATUS: &str = "status.json";
 pub const TRACE: &str = "trace";
 /// Which processes a sysvinit has to spare, in the folder.
 pub const PIDS: &str = "pids";
+/// What is said where `rootbeam.stream.stall=reboot:` restarts the machine.
+const STALLED: &str = "image: what is to be read does not come: the machine restarts";
 /// Where Debian's sysvinit looks for such lists before it ends all processes (/etc/init.d/sendsigs).
 const SPARED: &str = "/run/sendsigs.omit.d";
 
