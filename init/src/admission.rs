@@ -19,10 +19,12 @@ pub struct Memory {
     pub available: u64,
     /// What the initramfs holds until the hand-over and the booted system has.
     pub given_back: u64,
+    /// What the ring holds beside the booted system, until the image is whole.
+    pub ring: u64,
 }
 
 impl Memory {
-    /// Reads /proc/meminfo (proc_meminfo(5)), as if the initramfs held nothing; none where a line is missing.
+    /// Reads /proc/meminfo (proc_meminfo(5)), as if initramfs and ring held nothing; none where a line is missing.
     pub fn parse(meminfo: &[u8]) -> Option<Self> {
         let field = |name: &str| {
             let text = std::str::from_utf8(meminfo).ok()?;
@@ -30,14 +32,14 @@ impl Memory {
             let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
             kib.checked_mul(1024)
         };
-        Some(Self { total: field("MemTotal")?, available: field("MemAvailable")?, given_back: 0 })
+        Some(Self { total: field("MemTotal")?, available: field("MemAvailable")?, given_back: 0, ring: 0 })
     }
 
-    /// With the bytes that the initramfs holds. Only in ram mode do they come back in time: streaming, the workers keep
-    /// its program beside the booted system, and the rest is small.
-    pub fn with_initramfs(self, holds: u64, mode: Mode) -> Self {
-        let given_back = if mode == Mode::Ram { holds } else { 0 };
-        Self { given_back, ..self }
+    /// With the ring and the bytes that the initramfs holds. Only in ram mode do they come back in time: streaming, the
+    /// workers keep the ring and the program beside the booted system, and the rest of the initramfs is small.
+    pub fn in_mode(self, mode: Mode, initramfs: u64) -> Self {
+        let (given_back, ring) = if mode == Mode::Ram { (initramfs, 0) } else { (0, RING_BYTES as u64) };
+        Self { given_back, ring, ..self }
     }
 
     /// What the booted system shares with its image.
@@ -56,14 +58,19 @@ pub struct Admitted {
 }
 
 /// Whether an image of `size` bytes fits; the message states the sums and what would fit. The ring fills while the image
-/// comes; overlay and reserve are wanted when ring and initramfs are gone.
+/// comes; overlay and reserve are wanted when the initramfs is gone, and the ring where it can be.
 pub fn weigh(size: u64, memory: Memory, reserve: Option<u64>, overlay: Option<Amount>) -> Result<Admitted, Failure> {
     let reserve = reserve.unwrap_or(RESERVE);
     let held = size.div_ceil(4096).saturating_mul(4096);
     let meanwhile = Sum { there: memory.available, held, beside: RING_BYTES as u64 };
-    let afterwards = Sum { there: memory.afterwards(), held, beside: LEAST_OVERLAY.saturating_add(reserve) };
+    let afterwards = Sum {
+        there: memory.afterwards(),
+        held,
+        beside: LEAST_OVERLAY.saturating_add(reserve).saturating_add(memory.ring),
+    };
     if afterwards.lacks() > 0 && afterwards.lacks() >= meanwhile.lacks() {
-        let parts = format!("overlay {} + reserve {}", human(LEAST_OVERLAY), human(reserve));
+        let ring = if memory.ring > 0 { format!(" + ring {}", human(memory.ring)) } else { String::new() };
+        let parts = format!("overlay {} + reserve {}{ring}", human(LEAST_OVERLAY), human(reserve));
         let given_back = match memory.given_back {
             0 => String::new(),
             held => format!(", {} that the initramfs gives back among them", human(held)),
@@ -134,12 +141,13 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    const MACHINE: Memory = Memory { total: GIB, available: 124 * MIB, given_back: 0 };
+    const MACHINE: Memory = Memory { total: GIB, available: 124 * MIB, given_back: 0, ring: 0 };
 
     #[test]
     fn reads_meminfo_and_nothing_half() {
         let good = b"MemTotal:        2000 kB\nMemFree:          5 kB\nMemAvailable:    1000 kB\n";
-        assert_eq!(Memory::parse(good), Some(Memory { total: 2_048_000, available: 1_024_000, given_back: 0 }));
+        let memory = Memory { total: 2_048_000, available: 1_024_000, given_back: 0, ring: 0 };
+        assert_eq!(Memory::parse(good), Some(memory));
         assert_eq!(Memory::parse(b"MemTotal:        2000 kB\n"), None);
         assert_eq!(Memory::parse(b"MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
     }
@@ -178,9 +186,23 @@ mod tests {
     }
 
     #[test]
-    fn only_ram_mode_counts_what_the_initramfs_holds() {
-        let given_back = |mode| MACHINE.with_initramfs(6 * MIB, mode).given_back;
-        assert_eq!([Mode::Ram, Mode::Auto, Mode::Stream].map(given_back), [6 * MIB, 0, 0]);
+    fn only_ram_mode_counts_what_the_initramfs_holds_and_is_rid_of_the_ring() {
+        let counted = |mode| MACHINE.in_mode(mode, 6 * MIB);
+        let counted = [Mode::Ram, Mode::Auto, Mode::Stream].map(counted).map(|memory| (memory.given_back, memory.ring));
+        assert_eq!(counted, [(6 * MIB, 0), (0, 16 * MIB), (0, 16 * MIB)]);
+    }
+
+    #[test]
+    fn a_streamed_image_shares_with_overlay_reserve_and_ring() {
+        let memory = Memory { available: 140 * MIB, ..MACHINE }.in_mode(Mode::Stream, 6 * MIB);
+        assert!(weigh(100 * MIB, memory, None, None).is_ok());
+        let failure = weigh(101 * MIB, memory, None, None).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "FAILED at memory: image of 101.0 MiB: it needs 141.0 MiB (image 101.0 MiB + overlay 16.0 MiB + reserve \
+             8.0 MiB + ring 16.0 MiB) and 140.0 MiB of 1.0 GiB are available. Remedy: give the machine 1.0 MiB more \
+             RAM, or an image of at most 100.0 MiB."
+        );
     }
 
     #[test]
@@ -195,7 +217,7 @@ mod tests {
 
     #[test]
     fn sizes_near_the_end_of_numbers_are_refused_and_do_not_wrap() {
-        let memory = Memory { available: GIB, given_back: u64::MAX, ..MACHINE };
+        let memory = Memory { available: GIB, given_back: u64::MAX, ring: u64::MAX, ..MACHINE };
         assert!(weigh(u64::MAX, memory, Some(u64::MAX), None).is_err());
     }
 }

@@ -264,7 +264,7 @@ mod tests {
             tally: Tally::default(),
             sources: Default::default(),
             admitted: Admitted { overlay: 0, warning: None },
-            before: Memory { total: 0, available: 0, given_back: 0 },
+            before: Memory { total: 0, available: 0, given_back: 0, ring: 0 },
             held: Held::Whole { because: None },
         }
     }

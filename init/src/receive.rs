@@ -195,7 +195,7 @@ impl Download {
             None => {
                 let now = measure()?;
                 let available = now.available.saturating_sub(streams.to_come());
-                Memory { available, ..now }.with_initramfs(root::given_back(), settings.mode)
+                Memory { available, ..now }.in_mode(settings.mode, root::given_back())
             }
         };
         let admitted = admission::weigh(bytes, before, settings.reserve, settings.overlay);

@@ -1,6 +1,7 @@
 //! The images of a boot that are streamed, while PID 1 tends their stores.
 
 use super::attendant::Attendant;
+use crate::contract::RING_BYTES;
 use crate::failure::Failure;
 use crate::messages::{Left, StoreNews, StoreOrder};
 use std::collections::BTreeMap;
@@ -56,9 +57,11 @@ impl Streams {
         waiting.or_else(|| coming().next()).map(|attendant| attendant.too_late(seconds))
     }
 
-    /// Bytes that are admitted and will still take memory.
+    /// Bytes that are admitted and will still take memory: what is missing of the images, and their rings, which may be
+    /// empty as yet.
     pub fn to_come(&self) -> u64 {
-        self.0.values().map(Attendant::to_come).sum()
+        let rings = self.numbers().count() as u64 * RING_BYTES as u64;
+        self.0.values().map(Attendant::to_come).sum::<u64>() + rings
     }
 
     /// What a keeper has to know of those that are not released; the reads of image 0 are recorded where `traced` says so.
@@ -83,6 +86,15 @@ mod tests {
             streams.add(number, Attendant::new(number.to_string(), vec![source], "6.1".to_owned(), tally));
         }
         streams
+    }
+
+    #[test]
+    fn the_ring_of_an_image_takes_memory_until_it_is_released() {
+        let ring = RING_BYTES as u64;
+        let mut streams = streams([50, 0]);
+        assert_eq!(streams.to_come(), 50 + 2 * ring);
+        streams.hear(1, StoreNews::Released, Instant::now());
+        assert_eq!(streams.to_come(), 50 + ring);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use super::verdict::{About, Verdict};
 use crate::image::show;
 use rootbeam_init::admission::{Memory, weigh};
+use rootbeam_init::contract::RING_BYTES;
 use rootbeam_init::settings::Settings;
-use rootbeam_init::settings::values::human;
+use rootbeam_init::settings::values::{Mode, human};
 
 const MEMORY: About = About::Memory;
 const MIB: u64 = 1 << 20;
@@ -51,16 +52,22 @@ pub fn judge(image: u64, layers: &[u64], machine: Option<Machine>, settings: &Se
         ),
     };
     let Some(machine) = machine else {
-        let needed = show::Memory::for_image(size).refused_below;
+        let bounds = show::Memory::for_image(size);
+        let needed = match settings.mode {
+            Mode::Ram => bounds.refused_below,
+            Mode::Stream | Mode::Auto => bounds.refused_below_streaming,
+        };
         return MEMORY.ok(format!(
             "{what} needs {} of available memory; how much there will be is told for --ram SIZE.",
             human(needed)
         ));
     };
-    let memory = Memory { total: machine.ram, available: machine.available(), given_back: 0 }
-        .with_initramfs(machine.initramfs, settings.mode);
-    let estimate =
-        format!("of {} about {} are estimated to be available", human(memory.total), human(memory.available));
+    let available = machine.available();
+    let estimate = format!("of {} about {} are estimated to be available", human(machine.ram), human(available));
+    // Streaming, each layer is weighed beside the rings of what is below it.
+    let rings = if settings.mode == Mode::Ram { 0 } else { layers.len() as u64 * RING_BYTES as u64 };
+    let memory = Memory { total: machine.ram, available: available.saturating_sub(rings), given_back: 0, ring: 0 }
+        .in_mode(settings.mode, machine.initramfs);
     match weigh(size, memory, settings.reserve, settings.overlay) {
         Err(failure) => {
             let object = if layers.is_empty() { failure.object } else { format!("{what}: {}", failure.object) };
@@ -123,5 +130,22 @@ mod tests {
         assert!(refused.text.starts_with(begins), "{}", refused.text);
         assert_eq!(several(&[u64::MAX, u64::MAX]).level, Level::Failure);
         assert_eq!(judge(MIB, &[], None, &settings).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_streamed_stack_needs_a_ring_for_each_of_its_images() {
+        let settings = Settings { mode: Mode::Stream, ..Settings::default() };
+        // 205.5 MiB are available: 50 + 99.5 of images, 24 beside them, and two rings.
+        let judged = |layer: u64| {
+            let machine = Machine { ram: 300 * MIB, kernel: Some(8 * MIB), initramfs: 10 * MIB };
+            judge(50 * MIB, &[layer], Some(machine), &settings)
+        };
+        assert_eq!(judged(99 * MIB).level, Level::Warning);
+        let refused = judged(100 * MIB);
+        assert_eq!(refused.level, Level::Failure);
+        assert!(
+            refused.text.contains("(image 150.0 MiB + overlay 16.0 MiB + reserve 8.0 MiB + ring 16.0 MiB) and 189.5")
+        );
+        assert!(judge(MIB, &[], None, &settings).text.contains("needs 41.0 MiB"), "without a machine");
     }
 }

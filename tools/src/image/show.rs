@@ -3,6 +3,7 @@
 use super::beside;
 use crate::term::{Bytes, result};
 use anyhow::{Context, Result};
+use rootbeam_init::contract::RING_BYTES;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest};
 use rootbeam_init::messages::{Compressor, FilesystemKind};
@@ -37,9 +38,11 @@ const MIB: u64 = 1 << 20;
 /// Memory that a boot wants to find available before it fetches an image: the bounds of its admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Below this a boot is refused: image + 16 MiB of overlay + 8 MiB of reserve. In RAM mode it may be less by what the
+    /// Below this a boot in RAM mode is refused: image + 16 MiB of overlay + 8 MiB of reserve. It may be less by what the
     /// initramfs gives back, but not less than the image + 16 MiB.
     pub refused_below: u64,
+    /// The same in the other modes, where the ring stays beside the booted system.
+    pub refused_below_streaming: u64,
     /// Below this a boot goes on with a warning: image + 64 MiB + the larger of 128 MiB and 5 %.
     pub warned_below: u64,
 }
@@ -54,6 +57,7 @@ impl Memory {
         let twentieth = (u128::from(sum) * 20).div_ceil(19).try_into().unwrap_or(u64::MAX);
         Self {
             refused_below: size.saturating_add(24 * MIB),
+            refused_below_streaming: size.saturating_add(24 * MIB + RING_BYTES as u64),
             warned_below: (sum.saturating_add(128 * MIB)).max(twentieth),
         }
     }
@@ -187,8 +191,9 @@ fn tell(facts: &Facts) -> String {
         ));
         rows.push(("pin", format!("rootbeam.manifest=sha256:{sha256}")));
     }
-    let Memory { refused_below, warned_below } = facts.memory;
-    rows.push(("memory", format!("a boot is refused below {} available,", Bytes(refused_below))));
+    let Memory { refused_below, refused_below_streaming, warned_below } = facts.memory;
+    let (ram, streaming) = (Bytes(refused_below), Bytes(refused_below_streaming));
+    rows.push(("memory", format!("a boot is refused below {ram} available, streaming below {streaming},")));
     rows.push(("", format!("and goes on with a warning below {}", Bytes(warned_below))));
     let table: String = rows.iter().map(|(label, text)| format!("  {label:<10}  {text}\n")).collect();
     format!("{}\n{table}", facts.file)
@@ -214,21 +219,24 @@ fn date(seconds: u64) -> String {
 mod tests {
     use super::*;
     use rootbeam_init::admission;
+    use rootbeam_init::settings::values::Mode;
 
     /// Whether a boot of a machine with so much memory, all of it available, is admitted, and whether with a warning.
-    fn boot(size: u64, available: u64) -> Option<bool> {
-        let memory = admission::Memory { total: available, available, given_back: 0 };
+    fn boot(mode: Mode, size: u64, available: u64) -> Option<bool> {
+        let memory = admission::Memory { total: available, available, given_back: 0, ring: 0 }.in_mode(mode, 0);
         admission::weigh(size, memory, None, None).ok().map(|admitted| admitted.warning.is_some())
     }
 
     #[test]
     fn memory_bounds_are_those_of_a_boot() {
         for size in [4096, 100 * MIB, 2300 * MIB, 3776 * MIB, 40_000 * MIB] {
-            let Memory { refused_below, warned_below } = Memory::for_image(size);
-            assert_eq!(boot(size, refused_below - 1), None, "{size}");
-            assert_eq!(boot(size, refused_below), Some(true), "{size}");
-            assert_eq!(boot(size, warned_below - 30), Some(true), "{size}");
-            assert_eq!(boot(size, warned_below), Some(false), "{size}");
+            let Memory { refused_below, refused_below_streaming, warned_below } = Memory::for_image(size);
+            for (mode, refused_below) in [(Mode::Ram, refused_below), (Mode::Stream, refused_below_streaming)] {
+                assert_eq!(boot(mode, size, refused_below - 1), None, "{size}");
+                assert_eq!(boot(mode, size, refused_below), Some(true), "{size}");
+                assert_eq!(boot(mode, size, warned_below - 30), Some(true), "{size}");
+                assert_eq!(boot(mode, size, warned_below), Some(false), "{size}");
+            }
         }
         assert_eq!(Memory::for_image(u64::MAX).refused_below, u64::MAX);
     }
