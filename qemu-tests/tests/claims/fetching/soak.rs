@@ -8,6 +8,7 @@ use super::{PATH, Published, SOON, Vouched, arrives, number};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Completion, Trial};
 use rootbeam_init::messages::Trust;
+use rootbeam_init::settings::values::Mode;
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::netns::{self, Boot, Network, Nic, fetcher};
@@ -98,6 +99,12 @@ fn run(schedule: &Schedule, seed: u64) -> Result<()> {
         Vouched::Not => Trust::Unverified,
     };
     equal(&about.trust, &expected)?;
+    if schedule.streams {
+        let by_chunks = schedule.vouched == Vouched::Manifest;
+        // A small one may be whole in the moment in which it could be served.
+        ensure!(!by_chunks || schedule.size < 1 << 20 || arrived.mode == Some(Mode::Stream), "it was not streamed");
+        ensure!(by_chunks || (arrived.mode == Some(Mode::Ram) && !arrived.not_streamed.is_empty()), "{arrived:?}");
+    }
     equal(&about.sources, &urls)?;
     let (killed, restarts) = (kills.into_inner(), arrived.worker_restarts);
     ensure!(restarts <= killed, "{killed} fetch workers were killed, and {restarts} workers started again");
