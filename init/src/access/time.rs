@@ -1,5 +1,5 @@
-//! The time that certificates are judged by: the wall clock, never before the build, and set right by a time server
-//! where there is one and a certificate fails for time. PID 1 is told, which may raise the wall clock.
+//! The time that certificates are judged by: the wall clock, never before the build, until a time server is asked since
+//! a certificate fails for time; from then on its word. PID 1 is told, which may raise the wall clock.
 
 use super::sntp;
 use crate::clock::{Utc, is_plausible};
@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long one server may take to answer.
@@ -26,8 +26,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Clock {
     built: u64,
-    /// Seconds that the wall clock is behind.
-    behind: AtomicI64,
+    /// What a time server said, and at which uptime. The wall clock does not count any more: PID 1 sets it by the same
+    /// word, and a time daemon of the booted system may set it again.
+    word: Mutex<Option<(u64, Duration)>>,
     /// Whether it was set, and PID 1 does not know.
     news: AtomicBool,
 }
@@ -35,19 +36,30 @@ pub struct Clock {
 impl Clock {
     /// The wall clock, but never before `built`, in seconds since 1970.
     pub fn new(built: u64) -> Self {
-        Self { built, behind: AtomicI64::new(0), news: AtomicBool::new(false) }
+        Self { built, word: Mutex::new(None), news: AtomicBool::new(false) }
     }
 
     /// Seconds since 1970.
     pub fn now(&self) -> u64 {
-        machine::wall_clock().saturating_add_signed(self.behind.load(Ordering::Relaxed)).max(self.built)
+        self.at(machine::wall_clock(), machine::uptime())
     }
 
-    /// From now on it is `seconds` since 1970.
-    fn set(&self, seconds: u64) {
-        let behind = i64::try_from(i128::from(seconds) - i128::from(machine::wall_clock())).unwrap_or(0);
-        self.behind.store(behind, Ordering::Relaxed);
-        self.news.store(true, Ordering::Relaxed);
+    /// The same where the wall clock says `wall`, at `uptime`.
+    fn at(&self, wall: u64, uptime: Duration) -> u64 {
+        let since = |(seconds, then): (u64, Duration)| seconds.saturating_add(uptime.saturating_sub(then).as_secs());
+        self.word().map_or(wall, since).max(self.built)
+    }
+
+    /// It was `seconds` since 1970 at `uptime`.
+    fn set(&self, seconds: u64, uptime: Duration) {
+        if let Ok(mut word) = self.word.lock() {
+            *word = Some((seconds, uptime));
+            self.news.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn word(&self) -> Option<(u64, Duration)> {
+        self.word.lock().ok().and_then(|word| *word)
     }
 
     /// The time, in seconds since 1970, where it was set since this was last asked.
@@ -96,13 +108,13 @@ impl TimeServers {
     pub fn correct(&self, clock: &Clock) -> bool {
         let Ok(mut asked) = self.asked.lock() else { return false };
         if asked.is_some_and(|at| at.elapsed() < AGAIN) {
-            return clock.behind.load(Ordering::Relaxed) != 0;
+            return clock.word().is_some();
         }
         let found = self.ask(clock.built);
         *asked = Some(Instant::now());
         let Some((server, seconds)) = found else { return false };
         log::warn!("the time server {server} says {}, this machine's clock {}", Utc(seconds), Utc(clock.now()));
-        clock.set(seconds);
+        clock.set(seconds, machine::uptime());
         true
     }
 
@@ -188,14 +200,26 @@ mod tests {
     #[test]
     fn a_server_sets_the_clock_forth_and_back_and_the_build_is_its_floor() {
         let clock = Clock::new(BUILT);
-        let near = |expected: u64| assert!(clock.now().abs_diff(expected) < 10, "{} {expected}", clock.now());
-        near(machine::wall_clock().max(BUILT));
-        for time in [BUILT + 400_000_000, BUILT + 5] {
-            clock.set(time);
-            near(time);
+        assert!(clock.now().abs_diff(machine::wall_clock().max(BUILT)) < 10);
+        let uptime = Duration::from_secs(7);
+        for (time, now) in [(BUILT + 400_000_000, BUILT + 400_000_000), (BUILT + 5, BUILT + 5), (5, BUILT)] {
+            clock.set(time, uptime);
+            assert_eq!(clock.at(BUILT + 90, uptime), now);
         }
-        clock.set(5);
-        assert_eq!(clock.now(), BUILT);
+    }
+
+    #[test]
+    fn a_servers_word_counts_once_whoever_sets_the_wall_clock_after_it() {
+        let clock = Clock::new(BUILT);
+        let (word, uptime) = (BUILT + 100_000_000, Duration::from_secs(7));
+        assert_eq!(clock.at(0, uptime), BUILT);
+        clock.set(word, uptime);
+        // As it was; as PID 1 sets it by that word; as a time daemon steps it, forth and back.
+        for wall in [0, BUILT, word, word + 1, word + 7200, word - 7200] {
+            for later in [0, 1, 3600] {
+                assert_eq!(clock.at(wall, uptime + Duration::from_secs(later)), word + later, "{wall}");
+            }
+        }
     }
 
     #[test]
