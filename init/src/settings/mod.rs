@@ -14,7 +14,7 @@ use crate::failure::{Failure, Step};
 use crate::label::printable;
 use crate::manifest::MAX_LAYERS;
 use cmdline::Word;
-use ip::Ip;
+use ip::{Ip, LeftOut};
 use layer::Layer;
 use reach::Header;
 use source::{HIDDEN, Source};
@@ -119,7 +119,7 @@ impl Default for Settings {
     }
 }
 
-/// A word that was not followed, and why.
+/// A word that was not followed, or not in full, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The word, fit for a console.
@@ -135,7 +135,9 @@ pub enum Fault {
     Unknown(Option<&'static str>),
     /// The value is none of this option's.
     Value(Expected),
-    /// The same of an option that says what to verify by, or of which layers the root is made.
+    /// The value is followed but for this part.
+    LeftOut(LeftOut),
+    /// As `Value`, of an option that says what to verify by, or of which layers the root is made.
     Proof(Expected),
 }
 
@@ -146,6 +148,7 @@ impl std::fmt::Display for Notice {
             Fault::Unknown(Some(near)) => write!(f, "unknown option {word} is ignored; did you mean {near}?"),
             Fault::Unknown(None) => write!(f, "unknown option {word} is ignored; the README lists all options"),
             Fault::Value(expected) => write!(f, "{word} is ignored: its value must be {expected}"),
+            Fault::LeftOut(part) => write!(f, "{word} is followed, but not its {part}: the link keeps its own"),
             Fault::Proof(expected) => write!(f, "{word} forbids to boot: its value must be {expected}"),
         }
     }
@@ -231,7 +234,11 @@ impl Settings {
             "quiet" => self.quiet = true,
             "init" => self.init = word.value.as_deref().filter(|path| !path.is_empty()).map(path),
             "panic" => self.panic = word.text().and_then(|n| n.parse().ok()),
-            "ip" => self.ip = Some(ip::parse(value()?).map_err(Fault::Value)?),
+            "ip" => {
+                let (ip, left_out) = ip::parse(value()?).map_err(Fault::Value)?;
+                self.ip = Some(ip);
+                left_out.map_or(Ok(()), |part| Err(Fault::LeftOut(part)))?;
+            }
             "BOOTIF" => self.bootif = Some(values::bootif(value()?).map_err(Fault::Value)?),
             "nameserver" => {
                 let server = ip::server(value()?).map_err(Fault::Value)?;
@@ -439,6 +446,19 @@ mod tests {
         assert_eq!(settings, Settings::default());
         assert_eq!(notices.len(), 4);
         assert_eq!(notices[0], "rootbeam.stall=soon is ignored: its value must be a number of seconds, at least 1");
+    }
+
+    #[test]
+    fn an_address_is_kept_though_its_mtu_is_ignored_and_the_notice_says_both() {
+        let (settings, notices) = parse("ip=10.0.0.5::10.0.0.1:24::eth0:none:9000");
+        assert_eq!(settings.ip, parse("ip=10.0.0.5::10.0.0.1:24::eth0:none").0.ip);
+        let notice = "ip=10.0.0.5::10.0.0.1:24::eth0:none:9000 is followed, but not its MTU: the link keeps its own";
+        assert_eq!(notices, [notice]);
+        let (settings, notices) = parse("ip=eth0:dhcp:9000:52:54:00:12:34:56");
+        assert_eq!(settings.ip.and_then(|ip| ip.link), crate::label::Label::new("eth0").ok());
+        let notice =
+            "ip=eth0:dhcp:9000:52:54:00:12:34:56 is followed, but not its MTU and MAC address: the link keeps its own";
+        assert_eq!(notices, [notice]);
     }
 
     #[test]
