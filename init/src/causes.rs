@@ -274,7 +274,11 @@ pub fn fetch_text(cause: &FetchCause) -> String {
         FetchCause::Tls(TlsFault::Name) => "the server's certificate is for another name",
         FetchCause::Tls(TlsFault::Issuer) => "no trusted root has signed the server's certificate",
         FetchCause::Tls(TlsFault::Client) => "the server asks for a client certificate that it knows",
-        FetchCause::Tls(TlsFault::Other) => "the TLS handshake failed",
+        FetchCause::Tls(TlsFault::Certificate) => "the server's certificate is of no use",
+        FetchCause::Tls(TlsFault::Terms) => "the server agrees to no TLS that this machine offers",
+        FetchCause::Tls(TlsFault::Foreign) => "what the server sent is no valid TLS",
+        FetchCause::Tls(TlsFault::Broken) => "the TLS connection broke",
+        FetchCause::Tls(TlsFault::Setup) => "this machine cannot set its side of TLS up",
         FetchCause::Status { status, .. } => return format!("the server answered {}", status_text(*status)),
         FetchCause::Redirect => "the server redirects in circles, or from https to http",
         FetchCause::Short => "the body ended early",
@@ -315,7 +319,21 @@ fn fetch_remedy(cause: &FetchCause) -> &'static str {
         FetchCause::Tls(TlsFault::Name) => "use the name that the certificate has",
         FetchCause::Tls(TlsFault::Issuer) => "pack the root certificate with `rootbeam pack --ca PEM`",
         FetchCause::Tls(TlsFault::Client) => "pack one with `rootbeam pack --client-cert PEM --client-key PEM`",
-        FetchCause::Tls(TlsFault::Other) => "let the server offer TLS 1.2 or 1.3",
+        FetchCause::Tls(TlsFault::Certificate) => {
+            "give the server one that is for servers and not revoked, of a usual kind; `openssl s_client` shows what it has"
+        }
+        // Before TLS 1.3 a server that wants a client certificate may say no more than this either (RFC 5246, 7.4.6).
+        FetchCause::Tls(TlsFault::Terms) => {
+            "let the server offer TLS 1.2 or 1.3; if it wants a client certificate, pack one with `rootbeam pack \
+             --client-cert PEM --client-key PEM`"
+        }
+        FetchCause::Tls(TlsFault::Foreign) => "let the server speak TLS at this port, or write http:// for https://",
+        FetchCause::Tls(TlsFault::Broken) => {
+            "look at the server's log, it may have no certificate for this name yet, and check the network between"
+        }
+        FetchCause::Tls(TlsFault::Setup) => {
+            "pack a client certificate and its key that fit, with `rootbeam pack --client-cert PEM --client-key PEM`"
+        }
         FetchCause::Status { status: 403 | 401, .. } => "let the server's permissions allow the file to be read",
         FetchCause::Status { status: 404 | 410, .. } => "correct the path in rootbeam.image=, or put the file there",
         FetchCause::Status { .. } => "look at the server's log",

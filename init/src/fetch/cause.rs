@@ -93,8 +93,9 @@ fn of_io(kind: ErrorKind) -> Option<FetchCause> {
 }
 
 fn of_tls(error: &rustls::Error) -> TlsFault {
+    use rustls::Error;
     match error {
-        rustls::Error::InvalidCertificate(certificate) => match certificate {
+        Error::InvalidCertificate(certificate) => match certificate {
             CertificateError::ExpiredContext { time, not_after } => {
                 TlsFault::Time { now: time.as_secs(), valid: Validity::Until(not_after.as_secs()) }
             }
@@ -103,20 +104,50 @@ fn of_tls(error: &rustls::Error) -> TlsFault {
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => TlsFault::Name,
             CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsFault::Issuer,
-            _ => TlsFault::Other,
+            _ => TlsFault::Certificate,
         },
-        // What a server says of the certificate that it was shown, or was not (RFC 8446, 6.2).
-        rustls::Error::AlertReceived(
-            AlertDescription::CertificateRequired
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied,
-        ) => TlsFault::Client,
-        _ => TlsFault::Other,
+        Error::NoCertificatesPresented | Error::UnsupportedNameType => TlsFault::Certificate,
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsFault::Terms,
+        Error::AlertReceived(alert) => of_alert(*alert),
+        // A web server without TLS at this port, most likely; what was damaged on the way rarely looks like that.
+        Error::InvalidMessage(_)
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::PeerMisbehaved(_)
+        | Error::PeerSentOversizedRecord => TlsFault::Foreign,
+        // A record that was damaged on the way, and what has no name yet: to give up for good takes a reason.
+        _ => TlsFault::Broken,
+    }
+}
+
+/// What a server says before it closes (RFC 8446, 6.2).
+fn of_alert(alert: AlertDescription) -> TlsFault {
+    match alert {
+        // Of the certificate that it was shown, or was not.
+        AlertDescription::CertificateRequired
+        | AlertDescription::NoCertificate
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateUnobtainable
+        | AlertDescription::BadCertificateHashValue
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => TlsFault::Client,
+        // Of what it was offered.
+        AlertDescription::HandshakeFailure
+        | AlertDescription::ProtocolVersion
+        | AlertDescription::InappropriateFallback
+        | AlertDescription::InsufficientSecurity
+        | AlertDescription::ExportRestriction
+        | AlertDescription::MissingExtension
+        | AlertDescription::UnsupportedExtension
+        | AlertDescription::NoApplicationProtocol
+        | AlertDescription::EncryptedClientHelloRequired => TlsFault::Terms,
+        // A certificate that is not loaded yet (internal_error), a name that is not known while the configuration is read
+        // anew (unrecognized_name), a record of ours that was damaged on the way (bad_record_mac), and the like.
+        _ => TlsFault::Broken,
     }
 }
 
@@ -147,5 +178,41 @@ mod tests {
     fn the_innermost_verdict_wins() {
         let inner = io::Error::other(NameError::Unknown);
         assert_eq!(of_body(&io::Error::new(ErrorKind::ConnectionReset, inner)), FetchCause::NameUnknown);
+    }
+
+    #[test]
+    fn only_what_time_cannot_mend_of_tls_is_definite() {
+        use rustls::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+        let alert = Error::AlertReceived;
+        for (error, fault) in [
+            (alert(AlertDescription::InternalError), TlsFault::Broken),
+            (alert(AlertDescription::UnrecognisedName), TlsFault::Broken),
+            (alert(AlertDescription::BadRecordMac), TlsFault::Broken),
+            (alert(AlertDescription::DecodeError), TlsFault::Broken),
+            (alert(AlertDescription::UserCanceled), TlsFault::Broken),
+            (alert(AlertDescription::from(200)), TlsFault::Broken),
+            (Error::DecryptError, TlsFault::Broken),
+            (Error::General("unlikely".into()), TlsFault::Broken),
+            (alert(AlertDescription::HandshakeFailure), TlsFault::Terms),
+            (alert(AlertDescription::ProtocolVersion), TlsFault::Terms),
+            (alert(AlertDescription::InsufficientSecurity), TlsFault::Terms),
+            (alert(AlertDescription::NoApplicationProtocol), TlsFault::Terms),
+            (Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13), TlsFault::Terms),
+            (alert(AlertDescription::CertificateRequired), TlsFault::Client),
+            (alert(AlertDescription::BadCertificate), TlsFault::Client),
+            (alert(AlertDescription::UnknownCA), TlsFault::Client),
+            (alert(AlertDescription::AccessDenied), TlsFault::Client),
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), TlsFault::Issuer),
+            (Error::InvalidCertificate(CertificateError::NotValidForName), TlsFault::Name),
+            (Error::InvalidCertificate(CertificateError::Revoked), TlsFault::Certificate),
+            (Error::InvalidCertificate(CertificateError::BadEncoding), TlsFault::Certificate),
+            (Error::NoCertificatesPresented, TlsFault::Certificate),
+            (Error::InvalidMessage(InvalidMessage::InvalidContentType), TlsFault::Foreign),
+            (Error::PeerMisbehaved(PeerMisbehaved::TooManyEmptyFragments), TlsFault::Foreign),
+        ] {
+            let cause = of_body(&io::Error::new(ErrorKind::InvalidData, error.clone()));
+            assert_eq!(cause, FetchCause::Tls(fault), "{error:?}");
+            assert_eq!(cause.is_passing(), fault == TlsFault::Broken, "{error:?}");
+        }
     }
 }

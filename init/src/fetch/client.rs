@@ -72,7 +72,7 @@ impl Clients {
         if let Some((_, client)) = self.current.as_ref().filter(|(limit, _)| *limit == stall) {
             return Ok(client.clone());
         }
-        let http = self.build(stall).ok_or(FetchCause::Tls(TlsFault::Other))?;
+        let http = self.build(stall).ok_or(FetchCause::Tls(TlsFault::Setup))?;
         let client = Client { http, shared: Arc::clone(&self.shared) };
         self.current = Some((stall, client.clone()));
         Ok(client)

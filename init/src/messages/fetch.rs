@@ -20,8 +20,16 @@ pub enum TlsFault {
     Issuer,
     /// The server wants another client certificate than this machine has, or any.
     Client,
-    /// Anything else of the handshake.
-    Other,
+    /// Anything else about the server's certificate.
+    Certificate,
+    /// The two have no version, suite or extension in common, as far as is known.
+    Terms,
+    /// What the server sent is no TLS, or contradicts it.
+    Foreign,
+    /// The connection broke within TLS: a record was damaged, or the server could not serve at that moment.
+    Broken,
+    /// This machine cannot set up its own side.
+    Setup,
 }
 
 /// The bound of a certificate's validity that a clock missed, in seconds since 1970. `Display` continues "is".
@@ -92,6 +100,7 @@ impl FetchCause {
             | Self::Reset
             | Self::Stalled
             | Self::Short
+            | Self::Tls(TlsFault::Broken)
             | Self::WrongBytes
             | Self::WorkerDied => true,
             // Request timeout, too early, too many requests; and a server in trouble.

@@ -1,4 +1,5 @@
-//! The kernel's links, addresses and routes over rtnetlink. Every request is bounded in time.
+//! The kernel's links, addresses and routes over rtnetlink. The answer to every request is waited for with a bound; but a
+//! driver may keep the request that raises its link for as long as it likes, and PID 1 bounds that.
 
 use super::link::Link;
 use super::plan::{Present, Step};

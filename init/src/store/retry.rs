@@ -1,7 +1,7 @@
 //! What follows a failed request: for which cause it is tried again, how fast, and how slowly in the end.
 
 use super::Millis;
-use crate::messages::FetchCause;
+use crate::messages::{FetchCause, TlsFault};
 
 /// The longest pause that a server may ask for by Retry-After.
 const WISH_MAX: Millis = 300_000;
@@ -35,7 +35,7 @@ pub fn pauses(cause: &FetchCause) -> Option<Pauses> {
         // Our own worker: the server has no part in it.
         FetchCause::WorkerDied => pauses(0, 0),
         // The server was there a moment ago, and most likely is again.
-        FetchCause::Reset | FetchCause::Short => pauses(250, 30_000),
+        FetchCause::Reset | FetchCause::Short | FetchCause::Tls(TlsFault::Broken) => pauses(250, 30_000),
         // It was waited for already.
         FetchCause::Stalled | FetchCause::Unreachable => pauses(250, 15_000),
         FetchCause::Refused | FetchCause::Proxy | FetchCause::NameServer => pauses(500, 15_000),

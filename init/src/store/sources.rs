@@ -3,7 +3,7 @@
 use super::Millis;
 use super::locate::{self, Location};
 use super::retry;
-use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause};
+use crate::messages::{FetchCause, SourceIndex, SourceTally, StoreCause, TlsFault};
 use crate::trust::SignatureFault;
 
 /// How often a source is let off with a contradiction before it is given up: a server that is being put right may well
@@ -18,7 +18,10 @@ const LET_OFF_DOUBLED: u32 = 7;
 /// another kind, and asking again would give the same.
 fn contradiction(cause: &StoreCause) -> Option<FetchCause> {
     match cause {
-        StoreCause::Fetch { cause: cause @ (FetchCause::Protocol | FetchCause::Redirect), .. } => Some(cause.clone()),
+        StoreCause::Fetch {
+            cause: cause @ (FetchCause::Protocol | FetchCause::Redirect | FetchCause::Tls(TlsFault::Foreign)),
+            ..
+        } => Some(cause.clone()),
         StoreCause::WrongChunk { .. } | StoreCause::WrongHash { .. } | StoreCause::ChunkList { .. } => {
             Some(FetchCause::WrongBytes)
         }
@@ -427,10 +430,15 @@ mod tests {
     #[test]
     fn every_cause_is_either_passing_or_definite() {
         let status = |status| FetchCause::Status { status, retry_after: None };
-        for passing in [FetchCause::Refused, FetchCause::NameServer, FetchCause::Short, status(503), status(429)] {
+        let broken = FetchCause::Tls(TlsFault::Broken);
+        for passing in
+            [FetchCause::Refused, FetchCause::NameServer, FetchCause::Short, broken, status(503), status(429)]
+        {
             assert!(passing.is_passing() && !passing.is_absence(), "{passing:?}");
         }
-        for definite in [FetchCause::NameUnknown, FetchCause::Redirect, status(401), status(416)] {
+        let [issuer, terms, foreign] = [TlsFault::Issuer, TlsFault::Terms, TlsFault::Foreign].map(FetchCause::Tls);
+        let named = [FetchCause::NameUnknown, FetchCause::Redirect, status(401), status(416)];
+        for definite in named.into_iter().chain([issuer, terms, foreign]) {
             assert!(!definite.is_passing() && !definite.is_absence(), "{definite:?}");
         }
         assert!(status(404).is_absence() && status(403).is_absence() && !status(404).is_passing());
