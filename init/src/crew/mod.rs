@@ -259,29 +259,11 @@ impl Crew {
         workers.extend(self.teams.iter_mut().flat_map(Team::dismiss));
         let patience = Instant::now() + Duration::from_secs(2);
         for worker in workers {
-            await_end(&worker, patience).map_err(|e| broken("worker", &e))?;
+            worker.await_end(patience).map_err(|e| broken("worker", &e))?;
         }
         worker::reap_orphans();
         Ok(self.teams.into_iter().map(|team| team.image).collect())
     }
-}
-
-/// Waits for a worker's end until `patience`, then kills it and waits one second more.
-pub fn await_end(worker: &Worker, patience: Instant) -> io::Result<()> {
-    for limit in [patience, Instant::now().max(patience) + Duration::from_secs(1)] {
-        loop {
-            if worker.ended()?.is_some() {
-                return Ok(());
-            }
-            let left = limit.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            channel::wait(&[worker.as_fd()], left)?;
-        }
-        worker.kill();
-    }
-    Ok(())
 }
 
 fn broken(object: &str, error: &dyn std::error::Error) -> Failure {

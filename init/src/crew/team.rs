@@ -1,7 +1,7 @@
 //! The workers of one image: its store, the store's fetch worker, and the ring between them.
 
 use super::member::Member;
-use super::{Fetcher, await_end, broken};
+use super::{Fetcher, broken};
 use crate::contract::{RING_BYTES, fd, role};
 use crate::failure::{Failure, Step};
 use crate::messages::{StoreNews, StoreOrder};
@@ -94,7 +94,7 @@ impl Team {
         if let Some(exit) = store.ended()? {
             // Its successor asks for a fetch worker of its own.
             if let Some(fetch) = fetcher.vacate() {
-                await_end(&fetch, Instant::now()).map_err(|e| broken(role::FETCH, &e))?;
+                fetch.await_end(Instant::now()).map_err(|e| broken(role::FETCH, &e))?;
             }
             let descriptors = [(self.image.as_fd(), fd::IMAGE), (fetcher.ring().as_fd(), fd::RING)];
             store.replace(program, exit, &descriptors)?;
@@ -120,7 +120,7 @@ impl Team {
     pub(super) fn end(&mut self) -> Result<u32, Failure> {
         let restarts = self.workers.as_ref().map_or(0, |workers| workers.fetcher.restarts());
         let patience = Instant::now() + Duration::from_secs(2);
-        self.dismiss().iter().try_for_each(|worker| await_end(worker, patience)).map_err(|e| broken("worker", &e))?;
+        self.dismiss().iter().try_for_each(|worker| worker.await_end(patience)).map_err(|e| broken("worker", &e))?;
         Ok(restarts)
     }
 }

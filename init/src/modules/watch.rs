@@ -2,7 +2,6 @@
 //! ends the machine where it never ends.
 
 use crate::aftermath;
-use crate::crew;
 use crate::policy::Action;
 use crate::sys::channel::wait;
 use crate::sys::worker::{self, Worker};
@@ -57,7 +56,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.line = None;
-        if let Err(error) = crew::await_end(&self.watcher, Instant::now() + FAREWELL) {
+        if let Err(error) = self.watcher.await_end(Instant::now() + FAREWELL) {
             log::debug!("modules: the watcher's end: {error}");
         }
     }

@@ -4,7 +4,7 @@
 use super::{STALLED, ending, warm};
 use crate::aftermath;
 use crate::contract::STREAM_FILE;
-use crate::crew::{self, Crew, News};
+use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::image::{self, Mounted};
 use crate::machine::Machine;
@@ -91,7 +91,7 @@ pub fn assemble(
             }
             Packet::Message(Built::Root { devices, init, systemd, warnings }, _) => {
                 // It has nothing left to do, and the real init finds nobody of the boot's.
-                crew::await_end(&child, Instant::now() + Duration::from_secs(2)).map_err(broken)?;
+                child.await_end(Instant::now() + Duration::from_secs(2)).map_err(broken)?;
                 warnings.into_iter().for_each(|text| machine.warn(text));
                 if machine.stack.streams.are_there()
                     && systemd

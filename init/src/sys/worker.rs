@@ -10,7 +10,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A running worker: a pidfd, so that no other process can ever be meant.
 #[derive(Debug)]
@@ -165,6 +165,24 @@ impl Worker {
             }
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Waits for its end until `patience`, then kills it and waits one second more.
+    pub fn await_end(&self, patience: Instant) -> io::Result<()> {
+        for limit in [patience, Instant::now().max(patience) + Duration::from_secs(1)] {
+            loop {
+                if self.ended()?.is_some() {
+                    return Ok(());
+                }
+                let left = limit.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                wait(&[self.as_fd()], left)?;
+            }
+            self.kill();
+        }
+        Ok(())
     }
 
     /// Ends the worker at once.
