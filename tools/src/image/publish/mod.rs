@@ -35,7 +35,11 @@ fetch what it names. It is replaced by rename, at the very end: a node that read
 with, which stays, and the next node boots the new one. Publishing the same image again changes nothing.
 
 The version is one more than the last. Kernel, layers, sources and boot order are those of IMAGE.manifest, where there is
-one. Layers must be in DIR by the names that it has for them.
+one. Layers must be in DIR by the names that it has for them: publish them first, with --stage, which leaves
+latest.manifest to the image.
+
+Older versions are images of the same name before the hash, web-…. All but --keep of them are removed, and never one that
+a manifest which stays in DIR names, as its image or as a layer. --stage removes none.
 
 With a key packed in the initramfs the manifest must be signed, and the signature covers the published name. Here and now:
   rootbeam image publish web.squashfs DIR --sign-key web.key
@@ -62,7 +66,7 @@ pub struct Args {
     /// Version of this publication; default: one more than the last
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
-    /// How many older versions stay, for the nodes that are fetching them; what latest.manifest names always stays
+    /// How many older versions stay, for the nodes that are fetching them; what a manifest that stays names stays too
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: usize,
     /// Put the image, its chunks and its manifest there, and leave latest.manifest as it is: to be signed first

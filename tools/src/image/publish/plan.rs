@@ -67,15 +67,19 @@ impl Folder {
         self.small.get(LATEST).map(parse).transpose()
     }
 
-    /// The publications: manifests under the immutable name of their image, the oldest first. Other files are no
-    /// business of ours.
+    /// Every manifest by the name of its file.
+    fn manifests(&self) -> impl Iterator<Item = (&String, Manifest)> {
+        self.small.iter().filter_map(|(file, bytes)| Some((file, Manifest::parse(bytes).ok()?)))
+    }
+
+    /// The publications of all images: manifests under the immutable name of their image, the oldest first. Other files
+    /// are no business of ours.
     fn versions(&self) -> Vec<Manifest> {
-        let own = |(name, bytes): (&String, &Vec<u8>)| {
-            let manifest = Manifest::parse(bytes).ok()?;
-            let names_itself = format!("{}{}", manifest.name, manifest::SUFFIX) == *name;
-            (names_itself && is_immutable(&manifest.name, &manifest.sha256)).then_some(manifest)
+        let own = |(file, manifest): (&String, Manifest)| {
+            (own_manifest(&manifest.name) == *file && family(&manifest.name, &manifest.sha256).is_some())
+                .then_some(manifest)
         };
-        let mut versions: Vec<Manifest> = self.small.iter().filter_map(own).collect();
+        let mut versions: Vec<Manifest> = self.manifests().filter_map(own).collect();
         versions.sort_by_key(|manifest| manifest.version);
         versions
     }
@@ -146,6 +150,11 @@ pub enum Refusal {
          sign the manifest that it prints, and publish that image; or say --unsigned"
     )]
     Unsigned,
+    #[error(
+        "its manifest names the layer {0}, which is not in the folder, so no boot would find it: publish the layer \
+         first, with --stage, or name a file that is there by `rootbeam image manifest --layer`"
+    )]
+    Layer(String),
     #[error("no boot would accept this manifest: {0}")]
     Manifest(manifest::Refusal),
 }
@@ -153,15 +162,21 @@ pub enum Refusal {
 /// The name under which an image of that hash is published: `web.squashfs` becomes `web-0123456789abcdef.squashfs`.
 /// A name that is such a one already stays.
 pub fn immutable_name(name: &str, sha256: &Sha256) -> String {
-    if is_immutable(name, sha256) {
+    if family(name, sha256).is_some() {
         return name.to_owned();
     }
     let (stem, extension) = split(name);
     format!("{stem}-{}{extension}", digits(sha256))
 }
 
-fn is_immutable(name: &str, sha256: &Sha256) -> bool {
-    split(name).0.strip_suffix(&digits(sha256)).is_some_and(|stem| stem.ends_with('-'))
+/// What the versions of an image have in common: their name before the hash; none where it is not the image's own.
+fn family<'a>(name: &'a str, sha256: &Sha256) -> Option<&'a str> {
+    split(name).0.strip_suffix(&digits(sha256))?.strip_suffix('-')
+}
+
+/// The file of an image's own manifest.
+fn own_manifest(name: &str) -> String {
+    format!("{name}{}", manifest::SUFFIX)
 }
 
 /// Whether a name looks like a published one, of whatever image.
@@ -202,6 +217,9 @@ pub fn choose(new: &New<'_>, wishes: Wishes, folder: &Folder) -> Result<Chosen, 
     }
     let latest = folder.latest()?;
     let (manifest, bytes) = described(new, name, wishes, folder, latest.as_ref())?;
+    if let Some(layer) = manifest.layers.iter().find(|layer| !folder.has(layer)) {
+        return Err(Refusal::Layer(layer.clone()));
+    }
     Ok(Chosen { manifest, bytes })
 }
 
@@ -216,7 +234,7 @@ pub fn plan(
 ) -> Result<Plan, Refusal> {
     let Chosen { manifest, bytes } = chosen;
     let name = &manifest.name;
-    let own = format!("{name}{}", manifest::SUFFIX);
+    let own = own_manifest(name);
     let own_signature = format!("{own}{SIGNATURE}");
     let signature = match &new.signature {
         _ if made.is_some() => made,
@@ -258,7 +276,7 @@ pub fn plan(
         steps.extend(gone.map(|name| Step::Remove(name.clone())));
     }
     if !wishes.stage {
-        steps.extend(outdated(folder, &manifest.name, wishes.keep));
+        steps.extend(outdated(folder, &manifest, wishes.keep));
     }
     Ok(Plan { manifest, signed: signature.is_some(), steps })
 }
@@ -305,6 +323,7 @@ fn described(
             return Ok((same, bytes.clone()));
         }
     }
+    // There is one latest, whatever image it is of; so the versions of all images are one row.
     let versions = folder.versions();
     let highest = versions.last().map_or(0, |manifest| manifest.version).max(published);
     let next = highest.checked_add(1).ok_or(Refusal::NoVersion);
@@ -332,18 +351,33 @@ fn followed(signature: &[u8], earlier: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The files of versions older than the `keep` newest ones beside `latest`. A version's manifest goes last, so that
-/// what is left of a removal that was cut short is found and finished by the next.
-fn outdated(folder: &Folder, latest: &str, keep: usize) -> Vec<Step> {
-    let mut older = folder.versions();
-    older.retain(|manifest| manifest.name != latest);
-    let count = older.len().saturating_sub(keep);
+/// The files of the latest's versions older than the `keep` newest ones beside it, but of none that a manifest which
+/// stays needs: there is no folder of their own for layers. A version's manifest goes last, so that what is left of a
+/// removal that was cut short is found and finished by the next.
+fn outdated(folder: &Folder, latest: &Manifest, keep: usize) -> Vec<Step> {
+    let of = |manifest: &Manifest| family(&manifest.name, &manifest.sha256).map(ToOwned::to_owned);
+    let mut going = folder.versions();
+    going.retain(|old| old.name != latest.name && of(old) == of(latest));
+    going.truncate(going.len().saturating_sub(keep));
+    let stays = |file: &str| file != LATEST && !going.iter().any(|old| own_manifest(&old.name) == file);
+    let staying = folder.manifests().filter(|(file, _)| stays(file)).map(|(_, manifest)| manifest);
+    let mut staying: Vec<Manifest> = staying.chain([latest.clone()]).collect();
+    // One that is needed stays, and so does what it needs itself.
+    while let Some(at) = going.iter().position(|old| staying.iter().any(|manifest| needs(manifest, &old.name))) {
+        staying.push(going.remove(at));
+    }
     let parts = |manifest: &Manifest| {
         let beside = |suffix: &str| format!("{}{suffix}", manifest.name);
-        let own = beside(manifest::SUFFIX);
+        let own = own_manifest(&manifest.name);
         [beside(""), beside(manifest::CHUNKS_SUFFIX), format!("{own}{SIGNATURE}"), own]
     };
-    older.iter().take(count).flat_map(parts).filter(|name| folder.has(name)).map(Step::Remove).collect()
+    going.iter().flat_map(parts).filter(|name| folder.has(name)).map(Step::Remove).collect()
+}
+
+/// Whether machines that boot by a manifest fetch that image: as its own, or as a layer, by its name or its manifest's.
+fn needs(manifest: &Manifest, image: &str) -> bool {
+    let is_image = |layer: &String| layer.strip_suffix(manifest::SUFFIX).unwrap_or(layer) == image;
+    manifest.name == image || manifest.layers.iter().any(is_image)
 }
 
 #[cfg(test)]

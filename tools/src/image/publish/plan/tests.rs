@@ -62,6 +62,14 @@ fn plain<'a>(name: &'a str, digests: &'a Digests) -> New<'a> {
     New { name, digests, manifest: None, signature: None }
 }
 
+/// With a manifest beside it that names these layers.
+fn layered<'a>(name: &'a str, digests: &'a Digests, layers: &[&str]) -> New<'a> {
+    let layers = layers.iter().map(|layer| (*layer).to_owned()).collect();
+    let described = super::super::super::manifest::describe(name, digests, None, 0, 3, vec![]);
+    let manifest = Manifest { layers, ..described };
+    New { manifest: Some(Source { bytes: manifest.render().into_bytes(), manifest }), ..plain(name, digests) }
+}
+
 /// What reads as a signature; nobody verifies it here.
 fn signature(of: &str) -> String {
     format!(
@@ -136,6 +144,71 @@ fn older_versions_go_and_the_latest_and_strangers_never() {
     let c = of("c");
     let last = world.publish(&plain("web.squashfs", &digests("b")), Wishes { keep: 0, ..WISHES }).unwrap();
     assert_eq!(last, c.map(|name| format!("remove {name}")));
+}
+
+#[test]
+fn images_of_another_name_in_the_folder_are_no_older_versions() {
+    let (mut world, site) = (World::default(), digests("site"));
+    world.publish(&plain("site.squashfs", &site), Wishes { stage: true, ..WISHES }).unwrap();
+    let other = immutable_name("site.squashfs", &site.sha256);
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        world.publish(&plain("web.squashfs", &digests(text)), WISHES).unwrap();
+    }
+    let of = |name: &str| ["", ".chunks", ".manifest"].map(|suffix| format!("{name}{suffix}"));
+    let mut expected = [of(&other), of(&named("e")), of(&named("f"))].concat();
+    expected.push(LATEST.to_owned());
+    expected.sort();
+    assert_eq!(world.names(), expected);
+    for (name, expected) in [("web.squashfs", "web"), ("web.erofs", "web"), ("web-amd64.squashfs", "web-amd64")] {
+        assert_eq!(family(&immutable_name(name, &site.sha256), &site.sha256), Some(expected));
+    }
+}
+
+#[test]
+fn nothing_goes_that_the_latest_or_any_version_that_stays_is_stacked_with() {
+    let mut world = World::default();
+    let has = |world: &World, text: &str| {
+        let found = ["", ".chunks", ".manifest"].map(|suffix| world.folder.has(&format!("{}{suffix}", named(text))));
+        assert!(found.iter().all(|there| *there == found[0]), "{text}: {found:?}");
+        found[0]
+    };
+    // What was an image is a layer now, by its own name, by its manifest's, and of one that is a layer itself.
+    let publish = |world: &mut World, text: &str, layers: &[&str]| {
+        world.publish(&layered("web.squashfs", &digests(text), layers), Wishes { keep: 0, ..WISHES }).unwrap()
+    };
+    publish(&mut world, "a", &[]);
+    publish(&mut world, "b", &[&named("a")]);
+    publish(&mut world, "c", &[&format!("{}.manifest", named("b"))]);
+    assert!(["a", "b", "c"].into_iter().all(|text| has(&world, text)));
+    // An alias is a manifest that stays, and so does the image of a layer that is one.
+    let alias = world.folder.small.get(&format!("{}.manifest", named("c"))).unwrap().clone();
+    world.folder.names.push("php.manifest".into());
+    world.folder.small.insert("php.manifest".into(), alias);
+    publish(&mut world, "d", &["php.manifest"]);
+    assert!(["a", "b", "c", "d"].into_iter().all(|text| has(&world, text)));
+    // An image of another name needs the same.
+    let other = digests("site");
+    let stage = Wishes { stage: true, ..WISHES };
+    world.publish(&layered("site.squashfs", &other, &[&named("d")]), stage).unwrap();
+    // Without the alias only that counts.
+    world.folder.names.retain(|name| name != "php.manifest");
+    world.folder.small.remove("php.manifest");
+    publish(&mut world, "e", &[]);
+    assert!(has(&world, "d") && has(&world, "e"));
+    assert!(["a", "b", "c"].into_iter().all(|text| !has(&world, text)));
+}
+
+#[test]
+fn a_layer_that_is_not_in_the_folder_is_refused() {
+    let (mut world, web, site) = (World::default(), digests("web"), digests("site"));
+    let layer = immutable_name("site.squashfs", &site.sha256);
+    let new = layered("web.squashfs", &web, &[&layer]);
+    for stage in [true, false] {
+        let refused = world.publish(&new, Wishes { stage, ..WISHES });
+        assert_eq!(refused, Err(Refusal::Layer(layer.clone())));
+    }
+    world.publish(&plain("site.squashfs", &site), Wishes { stage: true, ..WISHES }).unwrap();
+    assert!(world.publish(&new, WISHES).is_ok());
 }
 
 #[test]
