@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{rootbeam, run, succeed};
+use common::{image, rootbeam, run, succeed};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::Manifest;
 use rootbeam_init::trust::Anchors;
@@ -59,6 +59,11 @@ fn noise(seed: u32, size: usize) -> Vec<u8> {
     (0..size as u32).map(|n| ((n ^ seed).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
+/// An image with noise in it.
+fn noisy(seed: u32, size: usize) -> Vec<u8> {
+    image(&noise(seed, size))
+}
+
 fn name_of(bytes: &[u8]) -> String {
     format!("web-{}.squashfs", &Sha256::of(bytes).to_string()[..16])
 }
@@ -66,7 +71,7 @@ fn name_of(bytes: &[u8]) -> String {
 #[test]
 fn what_is_published_verifies_and_the_old_one_stays() {
     let scene = Scene::new();
-    let (old, new) = (noise(1, 300_000), noise(2, 200_000));
+    let (old, new) = (noisy(1, 300_000), noisy(2, 200_000));
     for (version, bytes) in [(1, &old), (2, &new)] {
         let (code, out, err) = scene.publish(bytes, &[]);
         assert_eq!(code, 0, "{err}");
@@ -96,7 +101,7 @@ fn what_is_published_verifies_and_the_old_one_stays() {
 #[test]
 fn a_dry_run_prints_the_steps_and_writes_nothing() {
     let scene = Scene::new();
-    let bytes = noise(1, 100);
+    let bytes = noisy(1, 100);
     let (code, out, _) = scene.publish(&bytes, &["--dry-run"]);
     let name = name_of(&bytes);
     let last = format!("{}: version 1 of {name}; nothing was done", scene.www().join("latest.manifest").display());
@@ -109,7 +114,7 @@ fn a_dry_run_prints_the_steps_and_writes_nothing() {
 fn a_folder_that_is_not_there_is_made_and_a_missing_image_leaves_nothing() {
     let scene = Scene::new();
     fs::remove_dir(scene.www()).unwrap();
-    assert_eq!(scene.publish(b"image", &[]).0, 0);
+    assert_eq!(scene.publish(&image(b"image"), &[]).0, 0);
     assert_eq!(scene.names().len(), 4);
     let (code, _, said) = scene.publish_file(&scene.folder.path().join("nothing"), &[]);
     assert_eq!(code, 1);
@@ -123,8 +128,8 @@ fn the_copy_is_another_file_and_a_link_the_same() {
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     for (options, same) in [(&[][..], false), (&["--hard-link"][..], true)] {
         let scene = Scene::new();
-        assert_eq!(scene.publish(b"image", options).0, 0);
-        assert_eq!(inode(&scene.image()) == inode(&scene.www().join(name_of(b"image"))), same);
+        assert_eq!(scene.publish(&image(b"image"), options).0, 0);
+        assert_eq!(inode(&scene.image()) == inode(&scene.www().join(name_of(&image(b"image")))), same);
         assert_eq!(scene.names().len(), 4);
     }
 }
@@ -134,18 +139,18 @@ fn two_publications_at_once_are_refused() {
     let scene = Scene::new();
     let folder = File::open(scene.www()).unwrap();
     flock(&folder, FlockOperation::LockExclusive).unwrap();
-    let (code, _, said) = scene.publish(b"image", &[]);
+    let (code, _, said) = scene.publish(&image(b"image"), &[]);
     assert_eq!(code, 1);
     assert!(said.contains("another publication into"), "{said}");
     drop(folder);
-    assert_eq!(scene.publish(b"image", &[]).0, 0);
+    assert_eq!(scene.publish(&image(b"image"), &[]).0, 0);
 }
 
 #[test]
 fn a_publication_that_is_killed_leaves_nothing_that_is_served_and_the_next_cleans_up() {
     use std::io::Write;
     let scene = Scene::new();
-    assert_eq!(scene.publish(b"old", &[]).0, 0);
+    assert_eq!(scene.publish(&image(b"old"), &[]).0, 0);
     let before = scene.names();
     // An image that comes through a pipe: once so much went in, most of it was read and copied, and not all.
     fs::remove_file(scene.image()).unwrap();
@@ -160,18 +165,18 @@ fn a_publication_that_is_killed_leaves_nothing_that_is_served_and_the_next_clean
     assert!(left.len() == 1 && left[0].starts_with(".rootbeam-publish-"), "{left:?}");
     assert_eq!(scene.latest().version, 1);
     fs::remove_file(scene.image()).unwrap();
-    assert_eq!(scene.publish(b"new", &[]).0, 0);
+    assert_eq!(scene.publish(&image(b"new"), &[]).0, 0);
     assert_eq!(scene.names().len(), 7, "{:?}", scene.names());
 }
 
 #[test]
 fn damage_is_told_or_mended() {
     let scene = Scene::new();
-    let bytes = noise(3, 1000);
+    let bytes = noisy(3, 1000);
     assert_eq!(scene.publish(&bytes, &[]).0, 0);
     let published = scene.www().join(name_of(&bytes));
     let mut damaged = bytes.clone();
-    damaged[7] ^= 1;
+    damaged[700] ^= 1;
     fs::write(&published, &damaged).unwrap();
     let (code, _, said) = scene.publish_file(&published, &[]);
     assert_eq!(code, 3);
@@ -196,13 +201,13 @@ fn a_staged_image_is_signed_and_then_published_with_its_signature() {
     let read = |name: &str| fs::read(scene.www().join(name)).unwrap();
 
     let mut manifests: Vec<Vec<u8>> = Vec::new();
-    for (version, bytes) in [(1, b"first"), (2, b"other")] {
-        let (code, out, said) = scene.publish(bytes, &["--stage"]);
-        let own = scene.www().join(format!("{}.manifest", name_of(bytes)));
+    for (version, bytes) in [(1, image(b"first")), (2, image(b"other"))] {
+        let (code, out, said) = scene.publish(&bytes, &["--stage"]);
+        let own = scene.www().join(format!("{}.manifest", name_of(&bytes)));
         assert_eq!(code, 0, "{said}");
         assert!(out.starts_with(&format!("{}: version {version} of ", own.display())), "{out}");
         succeed(rootbeam().arg("sign").arg(&own).arg("-s").arg(key.with_extension("key")));
-        let (code, out, said) = scene.publish_file(&scene.www().join(name_of(bytes)), &[]);
+        let (code, out, said) = scene.publish_file(&scene.www().join(name_of(&bytes)), &[]);
         assert_eq!(code, 0, "{said}");
         assert!(out.ends_with(", signed; published\n"), "{out}");
         manifests.push(read("latest.manifest"));
@@ -216,7 +221,7 @@ fn a_staged_image_is_signed_and_then_published_with_its_signature() {
     let secret = key.with_extension("key");
     let with_key = ["--json", "--sign-key", secret.to_str().unwrap()];
     for steps in [6, 0] {
-        let (code, out, said) = scene.publish(b"third", &with_key);
+        let (code, out, said) = scene.publish(&image(b"third"), &with_key);
         let told: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{code} {e}: {said}"));
         assert_eq!((&told["version"], &told["signed"]), (&3.into(), &true.into()));
         assert_eq!(told["steps"].as_array().map(Vec::len), Some(steps), "{out}");
@@ -228,7 +233,7 @@ fn a_staged_image_is_signed_and_then_published_with_its_signature() {
     succeed(rootbeam().args(["image", "verify"]).arg(&latest).arg("--key").arg(key.with_extension("pub")));
 
     let before = scene.names();
-    let (code, _, said) = scene.publish(b"unsigned", &[]);
+    let (code, _, said) = scene.publish(&image(b"unsigned"), &[]);
     assert_eq!(code, 1);
     assert!(said.contains("no node with a key would boot it"), "{said}");
     assert_eq!(scene.names(), before);
@@ -242,5 +247,17 @@ fn names_that_are_no_file_names_are_refused() {
     let (code, _, said) = scene.publish_file(&odd, &[]);
     assert_eq!(code, 1);
     assert!(said.contains("a b cannot be published under that name"), "{said}");
+    assert_eq!(scene.names(), Vec::<String>::new());
+}
+
+#[test]
+fn what_no_boot_would_mount_is_not_published_and_is_called_what_it_is() {
+    let scene = Scene::new();
+    let (code, _, said) = scene.publish(&noise(1, 100_000), &[]);
+    let expected = "web.squashfs: it is neither squashfs nor erofs, it begins with [9e, 00, da, 3c]; a root image is a \
+                    squashfs or erofs that is not compressed again";
+    assert!(code == 1 && said.contains(expected), "{code} {said}");
+    let (code, _, said) = scene.publish(&image(b"")[..100], &["--stage"]);
+    assert!(code == 1 && said.contains("it has 100 bytes, its filesystem needs 128; copy it again"), "{code} {said}");
     assert_eq!(scene.names(), Vec::<String>::new());
 }

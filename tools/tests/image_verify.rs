@@ -4,7 +4,7 @@ mod common;
 #[path = "../../init/tests/common/needs.rs"]
 mod needs;
 
-use common::{rootbeam, run, serve_tls, succeed};
+use common::{IMAGE_HEAD, rootbeam, run, serve_tls, succeed};
 use rootbeam::serve::log::Log;
 use rootbeam::serve::server::Server;
 use rootbeam_init::digest::Sha256;
@@ -43,6 +43,10 @@ fn openssl() -> Option<String> {
 /// Three whole chunks and a part of one.
 const SIZE: usize = 3 * CHUNK_SIZE as usize + 1234;
 
+fn noise(size: usize) -> Vec<u8> {
+    (0..size as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
 struct Published {
     folder: TempDir,
     image: PathBuf,
@@ -52,8 +56,7 @@ impl Published {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("web.squashfs");
-        let bytes: Vec<u8> = (0..SIZE as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        fs::write(&image, bytes).unwrap();
+        fs::write(&image, common::image(&noise(SIZE - IMAGE_HEAD))).unwrap();
         let published = Self { folder, image };
         published.manifest(&[]);
         published
@@ -139,8 +142,16 @@ fn manifests_that_no_boot_would_take_are_not_written() {
         assert!(!folder.path().join(format!("{name}.manifest")).exists());
     };
     refuse("nothing", "cannot open the image");
+    let remedy = "; a root image is a squashfs or erofs that is not compressed again";
     fs::write(folder.path().join("empty"), "").unwrap();
-    refuse("empty", "it describes an empty image");
+    refuse("empty", &format!("empty: it is empty{remedy}"));
+    fs::write(folder.path().join("web.tar.gz"), noise(100_000)).unwrap();
+    refuse(
+        "web.tar.gz",
+        &format!("web.tar.gz: it is neither squashfs nor erofs, it begins with [00, 9e, 3c, da]{remedy}"),
+    );
+    fs::write(folder.path().join("cut"), &common::image(b"")[..IMAGE_HEAD - 1]).unwrap();
+    refuse("cut", "cut: it has 127 bytes, its filesystem needs 128; copy it again");
     fs::write(folder.path().join("a b"), "x").unwrap();
     refuse("a b", "cannot be published by that name");
 }

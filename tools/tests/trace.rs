@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{rootbeam, run, succeed};
+use common::{IMAGE_HEAD, image, rootbeam, run, succeed};
 use rootbeam_init::boot_order::{BootOrder, Subject};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{CHUNK_SIZE, Manifest};
@@ -12,14 +12,18 @@ use tempfile::TempDir;
 
 const SIZE: usize = 5 * CHUNK_SIZE as usize + 1;
 
+fn web() -> Vec<u8> {
+    image(&[7; SIZE - IMAGE_HEAD])
+}
+
 /// An image and a trace of it.
 struct Scene(TempDir);
 
 impl Scene {
     fn new() -> Self {
         let scene = Self(tempfile::tempdir().unwrap());
-        fs::write(scene.path("web.squashfs"), vec![7; SIZE]).unwrap();
-        scene.trace("trace", &vec![7; SIZE], &[4, 5, 0, 2]);
+        fs::write(scene.path("web.squashfs"), web()).unwrap();
+        scene.trace("trace", &web(), &[4, 5, 0, 2]);
         scene
     }
 
@@ -52,7 +56,7 @@ fn order(path: &Path) -> Vec<u32> {
 #[test]
 fn traces_become_an_order_and_that_a_part_of_the_manifest_and_of_what_is_published() {
     let scene = Scene::new();
-    scene.trace("second", &vec![7; SIZE], &[0, 4, 5, 1]);
+    scene.trace("second", &web(), &[0, 4, 5, 1]);
     let traces = [scene.path("trace"), scene.path("second")];
     let (out, err) = succeed(rootbeam().arg("trace").args(&traces).arg("-o").arg(scene.path("order")));
     assert_eq!((out.as_str(), err.as_str()), ("", "5 chunks of 2 traces: 320.0 KiB of 320.0 KiB come first\n"));

@@ -4,7 +4,7 @@ mod common;
 #[path = "../../init/tests/common/needs.rs"]
 mod needs;
 
-use common::{rootbeam, run, succeed};
+use common::{image, rootbeam, run, succeed};
 use rootbeam_init::manifest::CHUNK_SIZE;
 use rootbeam_init::trust::{Key, signatures};
 use std::fs;
@@ -35,7 +35,7 @@ struct Desk(TempDir);
 impl Desk {
     fn new() -> Self {
         let desk = Self(tempfile::tempdir().unwrap());
-        fs::write(desk.path("a"), vec![7; CHUNK_SIZE as usize + 1]).unwrap();
+        fs::write(desk.path("a"), image(&[7; CHUNK_SIZE as usize])).unwrap();
         desk.rootbeam("image manifest a");
         fs::write(desk.path("password"), "open sesame\n").unwrap();
         desk

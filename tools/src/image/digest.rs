@@ -2,6 +2,7 @@
 
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::LIST_BLOCK;
+use rootbeam_init::store::superblock::PROBE;
 use sha2::Digest;
 use std::io::{self, Read};
 use std::num::NonZero;
@@ -25,6 +26,8 @@ pub struct Digests {
     pub sha256: Sha256,
     /// SHA-256 of each chunk, in order.
     pub chunks: Vec<Sha256>,
+    /// The first [`PROBE`] bytes, or all: so that what is told of the filesystem is of the bytes that were hashed.
+    pub first: Vec<u8>,
 }
 
 impl Digests {
@@ -72,24 +75,29 @@ pub fn digest(mut source: impl Read, chunk_size: u32, progress: impl Fn(u64)) ->
         }
         segments.sort_unstable_by_key(|(first, _)| *first);
         let chunks = segments.into_iter().flat_map(|(_, hashes)| hashes).collect();
-        Ok(Digests { size: read?, sha256, chunks })
+        let (size, first) = read?;
+        Ok(Digests { size, sha256, chunks, first })
     })
 }
 
-/// Reads to the end and hands each segment to both channels, which close when this returns.
+/// Reads to the end and hands each segment to both channels, which close when this returns. Returns the size and the
+/// first bytes.
 fn read_segments(
     source: &mut impl Read,
     per_segment: usize,
     chunk: usize,
     channels: [SyncSender<Arc<Segment>>; 2],
     progress: impl Fn(u64),
-) -> io::Result<u64> {
+) -> io::Result<(u64, Vec<u8>)> {
     let length = per_segment * chunk;
-    let mut size = 0;
+    let (mut size, mut first) = (0, Vec::new());
     for first_chunk in (0..).step_by(per_segment) {
         let mut bytes = Vec::with_capacity(length);
         source.take(length as u64).read_to_end(&mut bytes)?;
         let read = bytes.len();
+        if first_chunk == 0 {
+            first.extend(bytes.iter().take(PROBE));
+        }
         if read > 0 {
             let segment = Arc::new(Segment { first_chunk, bytes });
             for channel in &channels {
@@ -102,7 +110,7 @@ fn read_segments(
             break;
         }
     }
-    Ok(size)
+    Ok((size, first))
 }
 
 fn hash_chunks(segments: &Mutex<Receiver<Arc<Segment>>>, chunk: usize) -> Vec<(usize, Vec<Sha256>)> {
@@ -130,6 +138,7 @@ mod tests {
                 size: length as u64,
                 sha256: Sha256::of(&image),
                 chunks: image.chunks(4096).map(Sha256::of).collect(),
+                first: image.iter().copied().take(PROBE).collect(),
             };
             assert_eq!(digest(image.as_slice(), 4096, |_| ()).unwrap(), expected, "{length} bytes");
         }

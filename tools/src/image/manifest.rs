@@ -2,7 +2,7 @@
 
 use super::digest::{Digests, digest, list_hashes};
 use super::stream_hash::{self, StreamHash};
-use super::{beside, now, source_date_epoch};
+use super::{beside, filesystem, now, source_date_epoch};
 use crate::cli::Mismatch;
 use crate::output;
 use crate::term::{Rate, Term, result};
@@ -108,6 +108,7 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     if digests.size != size {
         bail!("{} changed while it was read: leave it alone and run this again", image.display());
     }
+    filesystem(image, &digests.first, size)?;
 
     let mut described =
         Manifest { layers: args.layer, ..describe(name, &digests, args.kernel, version, date, args.sources) };

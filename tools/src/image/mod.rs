@@ -12,6 +12,7 @@ pub mod verify;
 use crate::term::Term;
 use anyhow::Result;
 use clap::Subcommand;
+use rootbeam_init::store::superblock::{self, SuperblockFacts, SuperblockFault};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,6 +47,17 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// The filesystem of the image in a file, by its first bytes and its size; what no boot would mount is refused.
+fn filesystem(file: &Path, first: &[u8], size: u64) -> Result<SuperblockFacts> {
+    superblock::inspect(first, size).map_err(|fault| {
+        let remedy = match fault {
+            SuperblockFault::Truncated { .. } => "copy it again",
+            _ => "a root image is a squashfs or erofs that is not compressed again",
+        };
+        anyhow::anyhow!("{}: {fault}; {remedy}", file.display())
+    })
 }
 
 /// The date that reproducible builds ask for by `SOURCE_DATE_EPOCH`, in seconds since 1970.

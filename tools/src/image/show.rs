@@ -1,13 +1,13 @@
 //! `rootbeam image show`: what an image or a manifest is, and what a machine needs to boot it in RAM.
 
-use super::beside;
+use super::{beside, filesystem};
 use crate::term::{Bytes, result};
 use anyhow::{Context, Result};
 use rootbeam_init::contract::RING_BYTES;
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::{self, Manifest};
 use rootbeam_init::messages::{Compressor, FilesystemKind};
-use rootbeam_init::store::superblock::{self, SuperblockFault};
+use rootbeam_init::store::superblock;
 use rootbeam_init::trust::{self, KeyId};
 use serde::Serialize;
 use std::fs::File;
@@ -130,13 +130,7 @@ fn look(path: &Path) -> Result<Facts> {
             memory,
         });
     }
-    let found = superblock::inspect(&head, size).map_err(|fault| {
-        let remedy = match fault {
-            SuperblockFault::Truncated { .. } => "copy it again",
-            _ => "a root image is a squashfs or erofs that is not compressed again",
-        };
-        anyhow::anyhow!("{name}: {fault}; {remedy}")
-    })?;
+    let found = filesystem(path, &head, size)?;
     let superblock =
         Superblock { filesystem: found.filesystem, compressor: found.compressor, bytes_used: found.bytes_used };
     let place = beside(path, manifest::SUFFIX);

@@ -29,6 +29,22 @@ pub fn succeed(command: &mut Command) -> (String, String) {
     (out, err)
 }
 
+/// Bytes of [`image`] before the rest.
+pub const IMAGE_HEAD: usize = 128;
+
+/// What is a squashfs by its superblock, which is all that is looked at, and these bytes behind its end.
+pub fn image(rest: &[u8]) -> Vec<u8> {
+    let used = IMAGE_HEAD as u64;
+    let mut image = b"hsqs".to_vec();
+    image.extend([1_u32, 0, 131_072, 0].map(u32::to_le_bytes).concat());
+    image.extend([6_u16, 17, 0, 1, 4, 0].map(u16::to_le_bytes).concat());
+    image
+        .extend([0, used, used - 8, u64::MAX, used - 24, used - 16, u64::MAX, u64::MAX].map(u64::to_le_bytes).concat());
+    image.resize(IMAGE_HEAD, 0);
+    image.extend(rest);
+    image
+}
+
 /// A server on loopback that has `answer` deal with the first request of each connection, by its method, path and headers,
 /// and then closes it.
 pub fn serve(answer: impl Fn(&TcpStream, &str, &str, &[String]) + Send + 'static) -> SocketAddr {

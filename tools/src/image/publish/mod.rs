@@ -4,7 +4,7 @@
 mod plan;
 
 use super::digest::{Digests, digest};
-use super::{beside, now, source_date_epoch};
+use super::{beside, filesystem, now, source_date_epoch};
 use crate::cli::Mismatch;
 use crate::output::{self, Output};
 use crate::password;
@@ -117,6 +117,7 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     };
     let refused = |refusal| of_refusal(refusal, image);
     let chosen = choose(&new, wishes, &folder).map_err(refused)?;
+    filesystem(image, &digests.first, digests.size)?;
     let made = match &args.sign_key {
         Some(key) => Some(signature(&chosen, key, &args.password, &folder)?),
         None => None,
