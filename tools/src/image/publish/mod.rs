@@ -26,13 +26,19 @@ Examples:
   rootbeam image publish web.squashfs /srv/http/images
   rootbeam image publish web.squashfs /srv/http/images --keep 1 --dry-run
 
-In DIR the image is called by its SHA-256, web-0123456789abcdef.squashfs, with its .chunks and .manifest beside it; none
-of these ever changes into something else. latest.manifest is a copy of the newest one's manifest, and nodes that boot by
+In DIR the image is called by its SHA-256, web-0123456789abcdef.squashfs, with its .chunks and .manifest beside it.
+latest.manifest is a copy of the newest one's manifest, and nodes that boot by
 
   rootbeam.image=http://SERVER/images/latest.manifest
 
 fetch what it names. It is replaced by rename, at the very end: a node that read it before fetches the version it began
-with, which stays, and the next node boots the new one. Publishing the same image again changes nothing.
+with, which stays, and the next node boots the new one. Publishing what is the latest already changes nothing.
+
+Under the image's own name image and chunks never change. Its manifest does: the same image with another kernel, layer,
+source or boot order, or after another image was the latest, is a new version, whose manifest takes the place of the old
+one as a whole, with --stage already. A node that read the old one goes on with it. A node that pins the old one, by
+rootbeam.manifest=sha256:…, does not boot by the new one: give it the new word, which `rootbeam image show` prints, or pin
+the image itself by rootbeam.sha256=, which allows no layers in an unsigned manifest.
 
 The version is one more than the last. Kernel, layers, sources and boot order are those of IMAGE.manifest, where there is
 one. Layers must be in DIR by the names that it has for them: publish them first, with --stage, which leaves

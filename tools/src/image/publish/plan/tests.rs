@@ -212,6 +212,26 @@ fn a_layer_that_is_not_in_the_folder_is_refused() {
 }
 
 #[test]
+fn under_its_name_an_image_and_its_chunks_stay_and_its_manifest_is_replaced_by_the_next_version() {
+    let (mut world, a, name) = (World::default(), digests("a"), named("a"));
+    world.publish(&plain("web.squashfs", &a), WISHES).unwrap();
+    let mut source = layered("web.squashfs", &a, &[]).manifest.unwrap().manifest;
+    source.boot_order = vec![0];
+    let ordered = || {
+        let manifest = source.clone();
+        New { manifest: Some(Source { bytes: manifest.render().into_bytes(), manifest }), ..plain("web.squashfs", &a) }
+    };
+    let replaced = [format!("put {name}.manifest"), "swap latest.manifest".to_owned()];
+    assert_eq!(world.publish(&ordered(), WISHES).unwrap(), replaced);
+    assert_eq!((world.latest().version, world.latest().boot_order), (2, vec![0]));
+    assert_eq!(world.publish(&ordered(), WISHES), Ok(vec![]));
+    // Staged it is replaced too, and a signature of the old one goes.
+    world.signed(&a, &signature("a"));
+    let staged = world.publish(&plain("web.squashfs", &a), Wishes { stage: true, ..WISHES }).unwrap();
+    assert_eq!(staged, [format!("put {name}.manifest"), format!("remove {name}.manifest.minisig")]);
+}
+
+#[test]
 fn versions_only_rise() {
     let (mut world, a, b) = (World::default(), digests("a"), digests("b"));
     let version = |version| Wishes { version: Some(version), ..WISHES };
