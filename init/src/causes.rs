@@ -320,7 +320,7 @@ fn fetch_remedy(cause: &FetchCause) -> &'static str {
         FetchCause::Tls(TlsFault::Issuer) => "pack the root certificate with `rootbeam pack --ca PEM`",
         FetchCause::Tls(TlsFault::Client) => "pack one with `rootbeam pack --client-cert PEM --client-key PEM`",
         FetchCause::Tls(TlsFault::Certificate) => {
-            "give the server one that is for servers and not revoked, of a usual kind; `openssl s_client` shows what it has"
+            "give the server one that is made for servers and of a usual kind; `openssl s_client` shows what it has"
         }
         // Before TLS 1.3 a server that wants a client certificate may say no more than this either (RFC 5246, 7.4.6).
         FetchCause::Tls(TlsFault::Terms) => {

@@ -148,7 +148,7 @@ impl std::fmt::Display for Notice {
             Fault::Unknown(Some(near)) => write!(f, "unknown option {word} is ignored; did you mean {near}?"),
             Fault::Unknown(None) => write!(f, "unknown option {word} is ignored; the README lists all options"),
             Fault::Value(expected) => write!(f, "{word} is ignored: its value must be {expected}"),
-            Fault::LeftOut(part) => write!(f, "{word} is followed, but not its {part}: the link keeps its own"),
+            Fault::LeftOut(part) => write!(f, "{word} is followed, except for its {part}, which ip= does not set here"),
             Fault::Proof(expected) => write!(f, "{word} forbids to boot: its value must be {expected}"),
         }
     }
@@ -452,12 +452,12 @@ mod tests {
     fn an_address_is_kept_though_its_mtu_is_ignored_and_the_notice_says_both() {
         let (settings, notices) = parse("ip=10.0.0.5::10.0.0.1:24::eth0:none:9000");
         assert_eq!(settings.ip, parse("ip=10.0.0.5::10.0.0.1:24::eth0:none").0.ip);
-        let notice = "ip=10.0.0.5::10.0.0.1:24::eth0:none:9000 is followed, but not its MTU: the link keeps its own";
+        let notice =
+            "ip=10.0.0.5::10.0.0.1:24::eth0:none:9000 is followed, except for its MTU, which ip= does not set here";
         assert_eq!(notices, [notice]);
         let (settings, notices) = parse("ip=eth0:dhcp:9000:52:54:00:12:34:56");
         assert_eq!(settings.ip.and_then(|ip| ip.link), crate::label::Label::new("eth0").ok());
-        let notice =
-            "ip=eth0:dhcp:9000:52:54:00:12:34:56 is followed, but not its MTU and MAC address: the link keeps its own";
+        let notice = "ip=eth0:dhcp:9000:52:54:00:12:34:56 is followed, except for its MTU and MAC address, which ip= does not set here";
         assert_eq!(notices, [notice]);
     }
 

@@ -48,6 +48,17 @@ mod tests {
     }
 
     #[test]
+    fn an_address_in_any_form_is_no_trouble_and_what_is_left_out_of_it_is_told() {
+        let warnings = |words: &str| {
+            let found = of(&format!("rootbeam.image=http://a/b {words}"));
+            found.into_iter().filter(|(level, _)| *level == Level::Warning).map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        assert_eq!(warnings("ip=10.0.0.5::10.0.0.1:24:web1:eth0"), [""; 0]);
+        let told = "ip=eth0:dhcp:9000 is followed, except for its MTU, which ip= does not set here.";
+        assert_eq!(warnings("ip=eth0:dhcp:9000"), [told]);
+    }
+
+    #[test]
     fn says_what_init_would_say() {
         assert_eq!(of("rootbeam.image=http://a/b"), [(Level::Ok, "The image comes from http://a/b.".to_owned())]);
         let found = of("rootbeam.imgae=http://a/b rootbeam.on-failure=shell");
