@@ -286,9 +286,7 @@ fn a_first_chunk_that_is_no_filesystem_is_held_against_its_sender_where_nothing_
 fn chunks_that_were_overwritten_since_are_fetched_again_when_their_manifest_is_back() {
     for between in [SIZE, 77_777] {
         let mut run = Run::at_image(&["http://a/web.img"]);
-        let job = run.job();
-        let head = Head { status: 200, length: Some(SIZE), range: None, size: Some(SIZE), validator: None };
-        run.on(Event::Head { job, head });
+        run.head(SIZE);
         (0..2).for_each(|chunk| run.chunk(chunk, &superblock(), true));
         run.engine.written(run.now);
         assert_eq!(run.engine.tally.verified, 2 * u64::from(CHUNK_SIZE));
@@ -317,9 +315,7 @@ fn chunks_that_were_overwritten_since_are_fetched_again_when_their_manifest_is_b
 #[test]
 fn a_file_that_ends_before_what_is_asked_is_another_one_and_its_manifest_is_asked_for_again() {
     let mut run = Run::at_image(&["http://a/web.img"]);
-    let job = run.job();
-    let head = Head { status: 200, length: Some(SIZE), range: None, size: Some(SIZE), validator: None };
-    run.on(Event::Head { job, head });
+    run.head(SIZE);
     (0..3).for_each(|chunk| run.chunk(chunk, &superblock(), true));
     run.engine.written(run.now);
     run.failed(FetchCause::Reset);
@@ -336,9 +332,7 @@ fn a_file_that_ends_before_what_is_asked_is_another_one_and_its_manifest_is_aske
 #[test]
 fn another_attempt_looks_for_the_manifest_again_and_keeps_what_it_had() {
     let mut run = Run::at_image(&["http://a/web.img"]);
-    let job = run.job();
-    let head = Head { status: 200, length: Some(SIZE), range: None, size: Some(SIZE), validator: None };
-    run.on(Event::Head { job, head });
+    run.head(SIZE);
     run.chunk(0, &superblock(), true);
     run.engine.written(run.now);
     run.failed(FetchCause::Reset);
