@@ -147,7 +147,8 @@ pub fn obstacle(facts: &ImageFacts, modules: &mut Modules) -> Option<String> {
 
 /// Why an image is loaded before it is used, where somebody asked for it to be streamed.
 pub fn reason(settings: &Settings, facts: &ImageFacts, obstacle: Option<String>) -> Option<String> {
-    let by_whole = settings.sha256.is_some() && settings.manifest.is_none() && facts.signers.is_empty();
+    // A layer is never pinned, nor is what a key has signed.
+    let by_whole = facts.trust == Trust::Pinned && settings.manifest.is_none();
     let otherwise = || match facts.manifest {
         None => Some("it has no hash for each of its chunks".to_owned()),
         Some(_) if by_whole => Some("rootbeam.sha256= vouches for the whole of it alone".to_owned()),
@@ -157,5 +158,33 @@ pub fn reason(settings: &Settings, facts: &ImageFacts, obstacle: Option<String>)
     match settings.mode {
         Mode::Ram => None,
         Mode::Stream | Mode::Auto => obstacle.or_else(otherwise),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Sha256;
+    use crate::messages::{Compressor, FilesystemKind};
+
+    #[test]
+    fn the_images_own_hash_is_no_reason_for_a_layer() {
+        let line = format!("rootbeam.mode=auto rootbeam.sha256={}", Sha256([1; 32]));
+        let (settings, _) = Settings::parse(b"", line.as_bytes());
+        let facts = |trust| ImageFacts {
+            filesystem: FilesystemKind::Squashfs,
+            compressor: Compressor::Zstd,
+            size: 4096,
+            sha256: None,
+            trust,
+            signers: vec![],
+            manifest: Some(Sha256([2; 32])),
+            version: Some(1),
+            date: None,
+            layers: vec![],
+        };
+        let why = Some("rootbeam.sha256= vouches for the whole of it alone".to_owned());
+        let reasons = [Trust::Pinned, Trust::Checksummed].map(|trust| reason(&settings, &facts(trust), None));
+        assert_eq!(reasons, [why, None]);
     }
 }
