@@ -43,6 +43,9 @@ pub struct Status {
     /// Whether something has waited for seconds to be read.
     #[serde(default)]
     pub waits: bool,
+    /// Whether a RAM disk is dead: what was not read of it before cannot be read any more.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// One image that is left to the keeper.
@@ -70,6 +73,8 @@ struct Keeper {
     eio: Option<u32>,
     /// How long something may wait to be read, and what then restarts the machine.
     reboot: Option<(Duration, Restart)>,
+    /// Whether a RAM disk is dead.
+    lost: bool,
     written: Option<(Instant, Status)>,
 }
 
@@ -209,6 +214,7 @@ impl Keeper {
                 }
                 StreamStall::Wait | StreamStall::Eio(_) => None,
             },
+            lost: false,
             written: None,
         })
     }
@@ -217,7 +223,11 @@ impl Keeper {
         // The real init, which has links of its own, is about to run.
         let _ = self.net.send(&NetOrder::Share);
         while !self.images.is_empty() {
-            self.turn()?;
+            if let Err(error) = self.turn() {
+                self.lost = true;
+                self.tell(Instant::now());
+                return Err(error);
+            }
         }
         self.tell(Instant::now());
         // Nobody else is left to do it.
@@ -308,6 +318,7 @@ impl Keeper {
             verified: sum(|tally| tally.verified),
             fetched: sum(|tally| tally.fetched),
             waits: self.waits().is_some(),
+            lost: self.lost,
         };
         if self.written.as_ref().is_some_and(|(_, told)| *told == status) {
             return;

@@ -199,6 +199,12 @@ impl AsFd for Worker {
     }
 }
 
+/// Whether a process of that number is there, whoever's it is (kill(2)).
+pub fn is_there(number: i32) -> bool {
+    let pid = Pid::from_raw(number).filter(|_| number > 0);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
 /// Reaps every child that has ended and was nobody's worker: orphans are PID 1's.
 pub fn reap_orphans() {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
