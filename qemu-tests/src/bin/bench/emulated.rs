@@ -2,14 +2,16 @@
 
 use crate::row::{Budget, Row, Unit};
 use crate::runs::{Samples, alternate};
+use crate::stream;
 use anyhow::{Context, Result};
 use rootbeam_initramfs::inspect::Report;
 use rootbeam_qemu_tests::packages::{self, Kernel, Suite};
+use rootbeam_qemu_tests::probe::Probe;
 use rootbeam_qemu_tests::servers::nginx::Nginx;
 use rootbeam_qemu_tests::world::World;
 use rootbeam_qemu_tests::{archives, images, qemu};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What the kernel says when it starts `/init`.
@@ -87,15 +89,40 @@ impl Duel {
 
     /// Boots by rootbeam; none where it did not reach its real init.
     pub fn ours(&self) -> Result<Option<Reached>> {
-        self.boot(&self.ours)
+        self.boot(&self.ours, |_, world| Ok(world))
     }
 
     /// Boots by the baseline; none where it did not reach its real init.
     pub fn theirs(&self) -> Result<Option<Reached>> {
-        self.boot(&self.theirs)
+        self.boot(&self.theirs, |_, world| Ok(world))
     }
 
-    fn boot(&self, (archive, words): &(PathBuf, String)) -> Result<Option<Reached>> {
+    /// Boots by rootbeam while the image comes; what the real init finds when all of it is there.
+    pub fn streamed(&self) -> Result<Option<Reached>> {
+        let (archive, words) = &self.ours;
+        self.boot(&(archive.clone(), format!("{words} rootbeam.mode=stream")), |probe, _| {
+            stream::completion(probe)?;
+            self.await_end_of_workers(probe)
+        })
+    }
+
+    /// They end after they have told that the image is whole.
+    fn await_end_of_workers(&self, probe: &mut Probe) -> Result<World> {
+        let deadline = Instant::now() + self.limit;
+        loop {
+            let world = probe.world(self.limit)?;
+            if world.other_processes().is_empty() || Instant::now() > deadline {
+                return Ok(world);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn boot(
+        &self,
+        (archive, words): &(PathBuf, String),
+        when: impl FnOnce(&mut Probe, World) -> Result<World>,
+    ) -> Result<Option<Reached>> {
         let boot = qemu::Boot::new(&self.kernel, archive).nic(qemu::Nic::user()).cmdline(words);
         let mut guest = boot.memory(self.memory).start()?;
         // The baseline's shell after a failure reads this and ends, and the machine with it.
@@ -103,7 +130,8 @@ impl Duel {
         if !guest.stirs(self.limit)? {
             return Ok(None);
         }
-        let Some((probe, world)) = guest.probe()? else { return Ok(None) };
+        let Some((mut probe, world)) = guest.probe()? else { return Ok(None) };
+        let world = when(&mut probe, world)?;
         let start = guest.console().arrived(START).context("the kernel does not say when it started /init")?;
         let end = guest.console().arrived(END).context("the kernel does not say when it started /sbin/init")?;
         probe.power_off()?;

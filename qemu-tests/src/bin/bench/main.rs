@@ -20,7 +20,7 @@ const RUNS: usize = 5;
 /// A benchmark: its name, and what measures its rows with so many runs a side.
 type Benchmark = (&'static str, fn(usize) -> Result<Vec<Row>>);
 
-const ALL: [Benchmark; 29] = [
+const ALL: [Benchmark; 32] = [
     ("size", |_| emulated::size()),
     ("init", emulated::init),
     ("ram-100", |runs| emulated::ram("ram-100", 100, runs)),
@@ -36,6 +36,8 @@ const ALL: [Benchmark; 29] = [
     ("stream-1000", |runs| stream::start("stream-1000", 1000, runs)),
     ("stream-whole", stream::whole),
     ("stream-free", |runs| stream::beside_ram("stream-free", (None, 0), 512, runs)),
+    ("stream-near-10", |runs| stream::beside_ram("stream-near-10", (Some(10), 0), 16, runs)),
+    ("stream-near-100", |runs| stream::beside_ram("stream-near-100", (Some(100), 0), 64, runs)),
     ("stream-far-10", |runs| stream::beside_ram("stream-far-10", (Some(10), 20), 16, runs)),
     ("stream-far-100", |runs| stream::beside_ram("stream-far-100", (Some(100), 20), 64, runs)),
     ("stream-far-1000", |runs| stream::beside_ram("stream-far-1000", (Some(1000), 20), 256, runs)),
@@ -48,6 +50,7 @@ const ALL: [Benchmark; 29] = [
     ("page-native-1000", |runs| page::native("page-native-1000", 1000, 0, runs)),
     ("page-native-far-100", |runs| page::native("page-native-far-100", 100, 20, runs)),
     ("memory-after", memory::after),
+    ("memory-after-stream", memory::after_streaming),
     ("memory-peak", memory::peak),
     ("smallest", |_| memory::smallest()),
 ];

@@ -25,34 +25,44 @@ fn used(world: &World) -> f64 {
 /// What the hand-over leaves behind.
 pub fn after(runs: usize) -> Result<Vec<Row>> {
     let duel = Duel::new(&images::probe()?, 512)?;
+    left("memory-after", "at the real init, 1 MB image", Duel::ours, &duel, runs)
+}
+
+/// What is left when a streamed image is whole.
+pub fn after_streaming(runs: usize) -> Result<Vec<Row>> {
+    let duel = Duel::new(&images::probe_with_noise(100_000_000)?, 512)?;
+    left("memory-after-stream", "when a streamed image of 100 MB is whole", Duel::streamed, &duel, runs)
+}
+
+/// What `boots` leaves behind, beside the baseline.
+fn left(
+    name: &'static str,
+    when: &str,
+    boots: fn(&Duel) -> Result<Option<Reached>>,
+    duel: &Duel,
+    runs: usize,
+) -> Result<Vec<Row>> {
     let mut left = [Samples::default(), Samples::default()];
     let ours = || {
-        let world = duel.ours()?.context("no real init")?.world;
+        let world = boots(duel)?.context("no real init")?.world;
         let [processes, mounts] = &mut left;
         processes.push(world.other_processes().len() as f64);
         mounts.push(world.mount_points().iter().filter(|point| !MOUNTS.contains(point)).count() as f64);
         Ok([used(&world)])
     };
     let [(ours, theirs)] = alternate(runs, ours, || Ok([used(&duel.theirs()?.context("no real init")?.world)]))?;
-    let row = |what: &str, unit, ours, theirs, budget| Row {
-        name: "memory-after",
-        what: what.to_owned(),
-        unit,
-        ours,
-        theirs,
-        budget,
-    };
+    let row = |what: String, unit, ours, theirs, budget| Row { name, what, unit, ours, theirs, budget };
     let [processes, mounts] = left;
     Ok(vec![
         row(
-            "RAM in use at the real init, 1 MB image, QEMU",
+            format!("RAM in use {when}, QEMU"),
             Unit::Megabytes,
             ours,
             Some((BASELINE, theirs)),
             Budget::AtMostMore(1.0),
         ),
-        row("processes left", Unit::Count, processes, None, Budget::AtMost(0.0)),
-        row("mounts left but those of the design", Unit::Count, mounts, None, Budget::AtMost(0.0)),
+        row(format!("processes left {when}"), Unit::Count, processes, None, Budget::AtMost(0.0)),
+        row(format!("mounts left {when} but those of the design"), Unit::Count, mounts, None, Budget::AtMost(0.0)),
     ])
 }
 

@@ -122,7 +122,8 @@ fn to_init(bed: &Bed) -> Result<f64> {
     Ok(world.started.saturating_sub(booted.started) as f64 / 1e9)
 }
 
-fn completion(probe: &mut Probe) -> Result<()> {
+/// Waits until all of the image is in memory.
+pub fn completion(probe: &mut Probe) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
         let answer = probe.ask(&Request::Text("/run/rootbeam/stream/status.json".to_owned()), LIMIT)?;
