@@ -41,6 +41,16 @@ fn a_chunk_that_is_waited_for_takes_not_much_longer_than_alone_on_the_wire() {
 }
 
 #[test]
+fn what_is_read_after_a_long_silence_waits_no_longer_than_what_is_read_all_the_time() {
+    for (kilobytes, most, mean) in [(1_250, 180, 130), (12_500, 40, 25)] {
+        let mut world = served(400 * MIB, &[throttled(kilobytes * 1000, kilobytes * 1000)]);
+        world.run_until(world.now() + 10_000, |_| false);
+        let (longest, usual) = read(&mut world, &scattered(400 * MIB, 8));
+        assert!(longest <= most && usual <= mean, "{kilobytes} KB/s: {longest} ms, {usual} ms usually");
+    }
+}
+
+#[test]
 fn reading_in_order_is_fed_from_ahead() {
     // 4 MiB in order, far from where the background is, by a wire that brings them in 3.4 s when it brings nothing else.
     let mut world = served(400 * MIB, &[throttled(1_250_000, 1_250_000)]);
