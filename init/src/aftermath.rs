@@ -6,6 +6,7 @@ use crate::machine::{Machine, read_settings};
 use crate::policy::{Action, Policy};
 use crate::settings::values::OnFailure;
 use crate::sys::{console::Console, machine, worker};
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,8 @@ pub fn guard() {
         let action = policy.after_panic();
         // Not through the log: it may be what panicked.
         let console = Console::open();
-        console.line(3, &format!("FAILED: a bug in rootbeam's init: {panic}. Remedy: report it, with this line."));
+        let what = in_a_line(panic);
+        console.line(3, &format!("FAILED: a bug in rootbeam's init: {what}. Remedy: report it, with this line."));
         console.line(3, &action.to_string());
         if let Action::End(wait, how) = action {
             end(wait, how);
@@ -61,8 +63,14 @@ pub fn guard() {
 /// The same for a child of PID 1 that has not become another program: its panic is its own end and no more.
 pub fn guard_child() {
     std::panic::set_hook(Box::new(|panic| {
-        Console::open().line(3, &format!("a bug in a process of rootbeam's init: {panic}; report it, with this line"));
+        let what = in_a_line(panic);
+        Console::open().line(3, &format!("a bug in a process of rootbeam's init: {what}; report it, with this line"));
     }));
+}
+
+/// Where and why: its own text has a line for each, and a person is asked for one.
+fn in_a_line(panic: &PanicHookInfo<'_>) -> String {
+    panic.to_string().replace('\n', " ")
 }
 
 /// Waits, then ends the machine. Where the kernel refuses, this process stays: PID 1 must not end.
