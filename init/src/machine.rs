@@ -316,7 +316,7 @@ impl Machine {
         self.mounted = Some(mounted.clone());
         let new_root = root::open()?;
         let init = root::find_init(&new_root, &self.settings, &self.kernel)?;
-        if let Some(text) = root::check_modules(&new_root, &self.kernel) {
+        if let Some(text) = root::check_modules(&new_root, &self.kernel, self.modules.are_loadable()) {
             self.warn(text);
         }
         self.dress(&new_root);

@@ -143,6 +143,12 @@ pub fn probe() -> Result<PathBuf> {
     probe_tree()?.squashfs("probe")
 }
 
+/// The same, and it looks like an image of `kernel`, of whose modules the probe needs none.
+pub fn probe_for(kernel: &Kernel) -> Result<PathBuf> {
+    let list = format!("lib/modules/{}/modules.dep", kernel.release);
+    probe_tree()?.file(&list, 0o644, "").squashfs(&format!("probe-{}", kernel.release))
+}
+
 /// [`probe_tree`] as a squashfs with about `size` bytes of noise, which no compression removes, in `/noise`.
 pub fn probe_with_noise(size: u64) -> Result<PathBuf> {
     with_noise(size, "squashfs", |folder, image| {

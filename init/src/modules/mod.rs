@@ -103,6 +103,11 @@ impl Modules {
         (self.index.is_empty() && !self.others.is_empty()).then_some(&self.others)
     }
 
+    /// Whether the running kernel has drivers as modules, as far as the archive tells.
+    pub fn are_loadable(&self) -> bool {
+        self.index.modules().next().is_some()
+    }
+
     /// Loads `request`, a module's name or an alias, with all it needs. Fails if the operator keeps it out or the
     /// kernel does not take it; of several modules for one alias, one is enough.
     pub fn load(&mut self, request: &str) -> Result<Outcome, Failure> {

@@ -45,6 +45,15 @@ fn tells_that_the_archive_is_for_another_kernel() {
 }
 
 #[test]
+fn a_kernel_with_all_drivers_built_in_has_none_to_load() {
+    let root = Root::new("builtin");
+    root.file("lib/modules/6/modules.dep", "");
+    root.file("lib/modules/6/modules.builtin", "k/overlay.ko\n");
+    root.file("lib/modules/7/modules.dep", "k/overlay.ko:\n");
+    assert_eq!(["5", "6", "7"].map(|release| root.open(release, &[]).are_loadable()), [false, false, true]);
+}
+
+#[test]
 fn what_is_loaded_or_built_in_is_not_loaded_again() {
     let root = Root::new("present");
     root.file("lib/modules/6/modules.dep", "k/loop.ko:\n");

@@ -73,20 +73,26 @@ fn fitness(root: &Root, path: &Path, kernel: &Kernel) -> Result<bool, Unfit> {
     Ok(true)
 }
 
-/// A warning, or the failure that the image cannot drive this machine: no modules for the running kernel.
-pub fn check_modules(root: &Root, kernel: &Kernel) -> Option<String> {
+/// The warning that the image has no modules for the running kernel. One without any may be made for a kernel that has
+/// all it needs built in; `loadable` says that this one has not.
+pub fn check_modules(root: &Root, kernel: &Kernel, loadable: bool) -> Option<String> {
     let folder = Path::new("/lib/modules");
     let releases = root.names(folder).unwrap_or_default();
-    if releases.is_empty() || releases.contains(&kernel.release) {
-        // An image without any modules is made for a kernel that has all it needs.
+    if releases.contains(&kernel.release) || (releases.is_empty() && !loadable) {
         return None;
+    }
+    let running = &kernel.release;
+    if releases.is_empty() {
+        return Some(format!(
+            "the image has no modules, and kernel {running} is running, which needs them: drivers that are not loaded \
+             yet will be missing; put the modules of kernel {running} into the image"
+        ));
     }
     let found: Vec<String> = releases.iter().map(|name| printable(name, 80)).collect();
     Some(format!(
-        "the image has modules for kernel {}, and kernel {} is running: drivers that are not loaded yet will be \
+        "the image has modules for kernel {}, and kernel {running} is running: drivers that are not loaded yet will be \
          missing; boot the image's own kernel",
-        found.join(", "),
-        kernel.release
+        found.join(", ")
     ))
 }
 

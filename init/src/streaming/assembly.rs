@@ -155,7 +155,8 @@ fn root_of(machine: &Machine, crew: &Crew, line: &Channel<Built, Built>) -> Resu
     let mounted = image::mount(&images)?;
     let new_root = root::open()?;
     let init = root::find_init(&new_root, &machine.settings, &machine.kernel)?;
-    let warnings = root::check_modules(&new_root, &machine.kernel).into_iter().collect();
+    let loadable = machine.modules.are_loadable();
+    let warnings = root::check_modules(&new_root, &machine.kernel, loadable).into_iter().collect();
     machine.dress(&new_root);
     warm::warm(&new_root, &init, &machine.kernel);
     let systemd = warm::is_systemd(&new_root, &init);

@@ -1,18 +1,23 @@
 //! Images and manifests that are not what they should be.
 
+use super::super::boots::report;
 use super::{PATH, Scene, URL, refused};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rootbeam_init::digest::Sha256;
-use rootbeam_init::settings::values::human;
+use rootbeam_init::settings::values::{Mode, human};
 use rootbeam_qemu_tests::archives;
 use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::command::run;
 use rootbeam_qemu_tests::images::published;
 use rootbeam_qemu_tests::images::{self, Tree};
 use rootbeam_qemu_tests::netns;
+use rootbeam_qemu_tests::places;
 use rootbeam_qemu_tests::servers::fault::{Fault, When};
 use rootbeam_qemu_tests::servers::site::Site;
 use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
 
 pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
@@ -29,6 +34,8 @@ pub fn claims() -> Vec<Trial> {
         claim("errors: an image with another hash than rootbeam.sha256= is refused with both", wrong_hash),
         claim("errors: rootbeam.verify=require refuses an image with nothing to verify it by", unverified),
         claim("errors: a compressor that the kernel lacks is named, with the kernel's own words", compressor),
+        claim("errors: modules of another kernel in the image are warned of with both releases", other_modules),
+        claim("errors: an image that requires another kernel is refused with both releases", other_kernel),
     ]
 }
 
@@ -200,4 +207,54 @@ fn compressor() -> Result<()> {
          Remedy: build the image with another compressor (`rootbeam image build --compress`), or use a kernel with \
          squashfs lzma support.";
     refused_from(Site::new().bytes(PATH, image), "", diagnosis)
+}
+
+/// The kernel of the namespace bed.
+fn running() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn other_modules() -> Result<()> {
+    let tree = ["6.1.0-49-amd64", "6.12.0-7-amd64"].iter().fold(images::probe_tree()?, |tree, release| {
+        tree.file(&format!("usr/lib/modules/{release}/modules.dep"), 0o644, "kernel/drivers/net/tun.ko:\n")
+    });
+    let folder = published(&tree.link("lib", "usr/lib").squashfs("other-modules")?, "web.squashfs")?;
+    let warning = format!(
+        "the image has modules for kernel 6.1.0-49-amd64, 6.12.0-7-amd64, and kernel {} is running: drivers that are not \
+         loaded yet will be missing; boot the image's own kernel",
+        running()
+    );
+    for (words, mode) in [("rootbeam.mode=ram", Mode::Ram), ("rootbeam.mode=stream", Mode::Stream)] {
+        // Slow enough for one that is streamed not to be whole before it is looked at.
+        let scene = Scene::of(Site::new().folder(folder.path())?)?.fault(PATH, When::Always, Fault::Rate(1 << 20));
+        let booted = scene.machine(words)?.run()?;
+        equal(&booted.console.matches(&format!("] {warning}\n")).count(), &1)
+            .with_context(|| booted.console.clone())?;
+        let report = report(booted.world()?)?;
+        equal(&(report.mode, report.warnings), &(Some(mode), vec![warning.clone()]))?;
+    }
+    Ok(())
+}
+
+fn other_kernel() -> Result<()> {
+    let requiring = |release: &str| -> Result<(Scene, TempDir)> {
+        let folder = published(&images::probe()?, "web.squashfs")?;
+        let mut manifest = Command::new(places::shipped_rootbeam()?);
+        manifest.args(["--quiet", "image", "manifest"]).arg(folder.path().join("web.squashfs"));
+        run(manifest.args(["--kernel", release]))?;
+        Ok((Scene::of(Site::new().folder(folder.path())?)?, folder))
+    };
+    let (scene, _folder) = requiring("6.1.0-49-amd64")?;
+    let diagnosis = format!(
+        "FAILED at manifest: kernel {}: the image requires kernel 6.1.0-49-amd64. Remedy: boot the kernel of the image, \
+         or fetch the image of this kernel.",
+        running()
+    );
+    for words in ["rootbeam.mode=ram", "rootbeam.mode=stream"] {
+        refused(&scene.machine(words)?.run()?, &diagnosis)?;
+    }
+    equal(&scene.http.sent(PATH), &0)?;
+    let (scene, _folder) = requiring(&running())?;
+    let booted = scene.machine("")?.run()?;
+    equal(&report(booted.world()?)?.warnings, &vec![])
 }

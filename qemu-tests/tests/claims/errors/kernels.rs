@@ -1,5 +1,6 @@
 //! Kernels that lack something, and machines that do: what only a machine of its own can show.
 
+use super::super::boots::report;
 use super::{PATH, diagnoses};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -20,6 +21,7 @@ pub fn claims() -> Vec<Trial> {
         claim("errors: a kernel without overlay is told, and how to pack the module", || without("overlay")),
         claim("errors: a filesystem that the operator keeps out is told, and panic= restarts the machine", blacklisted),
         claim("errors: an image larger than the machine's real memory is refused with the sums", memory),
+        claim("errors: an image without modules of a kernel that needs them is warned of", no_modules),
     ]
 }
 
@@ -90,6 +92,28 @@ fn blacklisted() -> Result<()> {
     )?;
     ensure!(booted.console.contains("rootbeam: rebooting in 2 s"), "{}", booted.console);
     Ok(())
+}
+
+fn no_modules() -> Result<()> {
+    let kernel = packages::kernel(Suite::Bookworm)?;
+    let archive = archives::for_qemu(&kernel)?;
+    let boot = |image: &Path| -> Result<Booted> {
+        let folder = images::published(image, PATH.trim_start_matches('/'))?;
+        let http = HttpServer::on_loopback(Site::new().folder(folder.path())?)?;
+        let url = format!("http://{}:{}{PATH}", qemu::HOST, http.address().port());
+        qemu::Boot::new(&kernel, &archive).nic(qemu::Nic::user()).cmdline(&format!("rootbeam.image={url}")).run()
+    };
+    let release = &kernel.release;
+    let warning = format!(
+        "the image has no modules, and kernel {release} is running, which needs them: drivers that are not loaded yet \
+         will be missing; put the modules of kernel {release} into the image"
+    );
+    let without = boot(&images::probe()?)?;
+    equal(&report(without.world()?)?.warnings, &vec![warning.clone()])?;
+    let console = &without.console;
+    ensure!(console.lines().any(|line| line.ends_with(&format!("rootbeam: {warning}"))), "{console}");
+    let with = boot(&images::probe_for(&kernel)?)?;
+    equal(&report(with.world()?)?.warnings, &vec![])
 }
 
 fn memory() -> Result<()> {

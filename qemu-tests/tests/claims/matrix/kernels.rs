@@ -30,7 +30,7 @@ pub fn rows() -> Vec<Trial> {
 
 fn boots(suite: Suite, model: &str, driver: &str) -> Result<()> {
     let kernel = packages::kernel(suite)?;
-    let folder = images::published(&images::probe()?, "probe.squashfs")?;
+    let folder = images::published(&images::probe_for(&kernel)?, "probe.squashfs")?;
     let size = std::fs::metadata(folder.path().join("probe.squashfs"))?.len();
     let (http, image) = host(Site::new().folder(folder.path())?)?;
     let booted = qemu::Boot::new(&kernel, &archives::for_qemu(&kernel)?)

@@ -82,7 +82,7 @@ fn held_once() -> Result<()> {
 
 fn without_fuse() -> Result<()> {
     let kernel = packages::kernel(Suite::Bookworm)?;
-    let folder = images::published(&images::probe()?, "image")?;
+    let folder = images::published(&images::probe_for(&kernel)?, "image")?;
     let http = HttpServer::on_loopback(Site::new().folder(folder.path())?)?;
     let url = format!("http://{}:{}/image", qemu::HOST, http.address().port());
     let booted = qemu::Boot::new(&kernel, &archives::for_qemu(&kernel)?)
