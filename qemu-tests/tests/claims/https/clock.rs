@@ -15,6 +15,7 @@ pub fn claims() -> Vec<Trial> {
     vec![
         claim("https: where a certificate fails for time, the lease's time server is asked", of_lease),
         claim("https: rootbeam.ntp= names time servers, and the first that helps is believed", of_the_line),
+        claim("https: the last server of a static ip= is a time server", of_the_address),
         claim("https: a time server that says a time before the build is not believed", before_the_build),
         claim("https: chrony is a time server", chrony),
     ]
@@ -45,6 +46,17 @@ fn of_the_line() -> Result<()> {
     booted_from(&booted, URL)?;
     ensure!(booted.console.contains("the time server 10.77.0.9 is of no help"), "{}", booted.console);
     ensure!(booted.console.contains(BELIEVED), "{}", booted.console);
+    Ok(())
+}
+
+fn of_the_address() -> Result<()> {
+    let scene = Scene::of("future.pem", "")?;
+    scene.network.namespace().enter(|| fixed(SERVER.parse()?, THEN))??;
+    let fixed = "ip=10.77.0.40::10.77.0.1:24:::none:10.77.0.1:";
+    ensure!(scene.trusting(&[], fixed)?.world().is_err(), "it needs no time server");
+    let booted = scene.trusting(&[], &format!("{fixed}:10.77.0.1"))?;
+    booted_from(&booted, URL)?;
+    ensure!(booted.console.matches(BELIEVED).count() == 1, "{}", booted.console);
     Ok(())
 }
 
