@@ -15,6 +15,9 @@ pub const PORT: &str = "/dev/ttyS1";
 /// Name of the abstract Unix socket.
 pub const SOCKET: &[u8] = b"rootbeam.probe";
 
+/// Bytes of a piece of [`Request::ReadAlong`].
+pub const PIECE: usize = 64 << 10;
+
 /// What a bed asks of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -25,8 +28,9 @@ pub enum Request {
     Digest(String),
     /// The same, from the disk again, in pieces and in an order that nothing reads ahead.
     DigestAtRandom(String),
-    /// Read a file to its end, beside whatever is asked next.
-    ReadAlong(String),
+    /// Read a disk's pieces at random, past its cache, beside whatever is asked next and for as long as the machine runs.
+    /// These are their SHA-256 in hex; a line on the console tells of the first that has another, or cannot be read.
+    ReadAlong(String, Vec<String>),
     /// Have so many readers read of a disk at random, past its cache, beside whatever is asked next.
     Crowd(String, u32),
     /// Let them end, and read once more what they have read.

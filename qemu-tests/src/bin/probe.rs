@@ -1,7 +1,7 @@
 //! A real init for machines under test: it reports its world to the bed and obeys until it is let go.
 
 use rootbeam_qemu_tests::collect::Inherited;
-use rootbeam_qemu_tests::probe::{Answer, PORT, Request, SOCKET};
+use rootbeam_qemu_tests::probe::{Answer, PIECE, PORT, Request, SOCKET};
 use rootbeam_qemu_tests::world::World;
 use rustix::fs::Advice;
 use rustix::fs::OFlags;
@@ -64,8 +64,8 @@ fn serve(world: impl Fn() -> World) -> io::Result<RebootCommand> {
             Request::World => Answer::World(Box::new(world())),
             Request::Digest(path) => digest(&path).unwrap_or_else(failed),
             Request::DigestAtRandom(path) => digest_at_random(&path).unwrap_or_else(failed),
-            Request::ReadAlong(path) => {
-                std::thread::spawn(move || digest(&path));
+            Request::ReadAlong(path, pieces) => {
+                std::thread::spawn(move || println!("probe: {}", read_along(&path, &pieces)));
                 Answer::ReadsAlong
             }
             Request::Crowd(path, readers) => {
@@ -120,6 +120,31 @@ fn digest_at_random(path: &str) -> io::Result<Answer> {
     Ok(digested(pieces * PIECE, hash))
 }
 
+/// Reads until a piece is not what it should be; tells of that.
+fn read_along(path: &str, pieces: &[String]) -> String {
+    let read = |file: &File, place: u64, size: usize| -> io::Result<String> {
+        rustix::fs::fadvise(file, place, NonZeroU64::new(size as u64), Advice::DontNeed)?;
+        let mut bytes = vec![0; size];
+        file.read_exact_at(&mut bytes, place)?;
+        Ok(hex(Sha256::digest(&bytes).as_ref()))
+    };
+    let opened = File::open(path).and_then(|mut file| file.seek(SeekFrom::End(0)).map(|size| (file, size)));
+    let (file, size) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return format!("{path}: {error}"),
+    };
+    loop {
+        let piece = fastrand::usize(..pieces.len());
+        let place = (piece * PIECE) as u64;
+        let length = PIECE.min(usize::try_from(size.saturating_sub(place)).unwrap_or(PIECE));
+        match read(&file, place, length) {
+            Ok(found) if pieces.get(piece) == Some(&found) => {}
+            Ok(_) => return format!("wrong bytes of {path} from {place}"),
+            Err(error) => return format!("{path} from {place}: {error}"),
+        }
+    }
+}
+
 /// Places of a disk, and what was read there.
 type Places = Vec<(u64, u64)>;
 
@@ -171,7 +196,11 @@ impl Crowd {
 }
 
 fn digested(size: u64, hash: Sha256) -> Answer {
-    Answer::Digest { size, sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() }
+    Answer::Digest { size, sha256: hex(&hash.finalize()) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn fill(path: &str, size: u64) -> Answer {

@@ -85,7 +85,7 @@ fn run(schedule: &Schedule, seed: u64) -> Result<()> {
         let disturbing = scope.spawn(|| disturb(schedule, &network, &servers, init, &over, &kills));
         // One that streams meets some of its troubles while it is read.
         let arrived = match (schedule.streams, schedule.restarted) {
-            (true, Some(after)) => streaming::restarts(guest, after),
+            (true, Some(after)) => streaming::restarts(guest, &image.bytes, after),
             (true, None) => streaming::arrives(guest, &image.bytes),
             (false, _) => arrives(guest, &image).map(|arrived| arrived.report),
         };

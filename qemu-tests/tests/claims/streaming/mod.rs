@@ -29,7 +29,7 @@ use rootbeam_qemu_tests::claim::{claim, equal};
 use rootbeam_qemu_tests::images;
 use rootbeam_qemu_tests::netns::{self, Boot, Guest, Network, Nic};
 use rootbeam_qemu_tests::outcome::Outcome;
-use rootbeam_qemu_tests::probe::{Answer, Probe, Request};
+use rootbeam_qemu_tests::probe::{Answer, PIECE, Probe, Request};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rootbeam_qemu_tests::servers::http::HttpServer;
 use rootbeam_qemu_tests::servers::site::Site;
@@ -199,8 +199,9 @@ pub fn arrives(mut guest: Guest, image: &[u8]) -> Result<Report> {
     Ok(report)
 }
 
-/// A machine comes to its real init, streaming, and restarts `after` that in time, while its RAM disk is read.
-pub fn restarts(mut guest: Guest, after: Duration) -> Result<Report> {
+/// A machine comes to its real init, streaming, and restarts `after` that in time, while its RAM disk is read: as far as it
+/// is read, it is the very image.
+pub fn restarts(mut guest: Guest, image: &[u8], after: Duration) -> Result<Report> {
     /// A shutdown, whatever the server and the link are like.
     const IN_TIME: Duration = Duration::from_secs(15);
     let Some((mut probe, world)) = guest.probe()? else {
@@ -209,12 +210,16 @@ pub fn restarts(mut guest: Guest, after: Duration) -> Result<Report> {
     };
     let report = report(&world)?;
     let device = report.image.as_ref().and_then(|image| image.device.clone()).context("no RAM disk in the report")?;
-    equal(&probe.ask(&Request::ReadAlong(device), SOON)?, &Answer::ReadsAlong)?;
+    let pieces = padded(image).chunks(PIECE).map(|piece| Sha256::of(piece).to_string()).collect();
+    equal(&probe.ask(&Request::ReadAlong(device, pieces), SOON)?, &Answer::ReadsAlong)?;
     std::thread::sleep(after);
     let asked = Instant::now();
     probe.restart()?;
-    equal(&guest.finish(None)?.outcome, &Outcome::Restarted)?;
+    let booted = guest.finish(None)?;
+    equal(&booted.outcome, &Outcome::Restarted)?;
     ensure!(asked.elapsed() < IN_TIME, "it took {:?}", asked.elapsed());
+    let said: Vec<&str> = booted.console.lines().filter(|line| line.contains("probe: ")).collect();
+    equal(&said, &vec!["probe: here I am"]).with_context(|| booted.console.clone())?;
     Ok(report)
 }
 
