@@ -119,10 +119,21 @@ impl Guest {
 
     /// What the shell, logged in, prints for `command`: the text between the two marks that are typed with it.
     pub fn shell(&mut self, command: &str) -> Result<String> {
+        let number = self.type_command(command)?;
+        self.answer(number)
+    }
+
+    /// Types `command` for the shell, logged in, and returns the number of its marks.
+    fn type_command(&mut self, command: &str) -> Result<u32> {
         self.commands += 1;
         let number = self.commands;
         // The marks are computed, so that the echo of the typed line does not hold them.
         self.type_keys(&format!("echo begin-$(({number} + 0))-; {command}; echo end-$(({number} + 0))-\n"))?;
+        Ok(number)
+    }
+
+    /// What the shell has printed between two marks, once it has.
+    fn answer(&self, number: u32) -> Result<String> {
         let text = self.console().wait_for(&format!("end-{number}-"), LOGIN)?;
         let begun = text.rfind(&format!("begin-{number}-")).context("no answer of the shell")?;
         let answer = &text[begun..];
@@ -178,6 +189,18 @@ impl Guest {
         let mut byte = [0];
         let (count, _) = rustix::net::recv(&line, &mut byte, rustix::net::RecvFlags::PEEK)?;
         if count == 0 { Ok(None) } else { Probe::meet(line, self.limit).map(Some) }
+    }
+
+    /// Suspends the machine to RAM (ACPI S3) from a shell of its console, wakes it when QEMU says that it sleeps, and waits
+    /// until the shell goes on. A kernel that refuses is asked again, `tries` times in all.
+    pub fn sleep(&mut self, tries: u32) -> Result<()> {
+        let number = self.type_command(&format!(
+            "echo deep >/sys/power/mem_sleep; for i in $(seq {tries}); do (echo mem >/sys/power/state) 2>/dev/null && \
+             echo woken && break; done"
+        ))?;
+        self.qmp.wait_for("SUSPEND", LOGIN).with_context(|| self.console.last_lines())?;
+        self.qmp.execute("system_wakeup", json!({}))?;
+        equal(&self.answer(number)?.trim(), &"woken")
     }
 
     /// Waits for the machine's own end.

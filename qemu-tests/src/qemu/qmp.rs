@@ -1,10 +1,13 @@
 //! QEMU's control channel: commands and events, a JSON object a line.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Bound on what QEMU answers at once.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// The channel, past its greeting.
 #[derive(Debug)]
@@ -16,7 +19,7 @@ pub struct Qmp {
 impl Qmp {
     /// Greets; QEMU sends no events before.
     pub fn greet(line: UnixStream) -> Result<Self> {
-        line.set_read_timeout(Some(Duration::from_secs(30)))?;
+        line.set_read_timeout(Some(ANSWER))?;
         let mut qmp = Self { line: BufReader::new(line), events: Vec::new() };
         qmp.read()?.context("QEMU closed its control channel")?;
         qmp.execute("qmp_capabilities", json!({}))?;
@@ -37,6 +40,23 @@ impl Qmp {
             self.events.push(message);
         }
         bail!("QEMU ended before it answered {command}")
+    }
+
+    /// Waits until an event of that name comes that was not waited for before.
+    pub fn wait_for(&mut self, name: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let named = |event: &Value| event.get("event").is_some_and(|found| found == name);
+        loop {
+            if let Some(at) = self.events.iter().position(named) {
+                self.events.remove(at);
+                return self.line.get_ref().set_read_timeout(Some(ANSWER)).map_err(Into::into);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "QEMU tells of no {name} within {limit:?}");
+            self.line.get_ref().set_read_timeout(Some(left))?;
+            let event = self.read().with_context(|| format!("QEMU tells of no {name} within {limit:?}"))?;
+            self.events.push(event.with_context(|| format!("QEMU ended before it told of {name}"))?);
+        }
     }
 
     /// Reads to the end of a machine that has ended, and tells why it did: `guest-shutdown`, `guest-reset`, …

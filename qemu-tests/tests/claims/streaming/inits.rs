@@ -13,7 +13,7 @@ use rootbeam_qemu_tests::packages::{self, Kernel, Suite};
 use rootbeam_qemu_tests::servers::fault::{Fault, Rule, When};
 use rootbeam_qemu_tests::servers::http::HttpServer;
 use rootbeam_qemu_tests::servers::site::Site;
-use rootbeam_qemu_tests::{archives, images, qemu};
+use rootbeam_qemu_tests::{archives, command, images, qemu};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -29,6 +29,11 @@ pub fn claims() -> Vec<Trial> {
             "streaming: sysvinit's killing of all processes spares the workers",
             &[qemu::available, images::debian],
             sysvinit,
+        ),
+        claim(
+            "streaming: killall5 spares whom sysvinit lists, and without the list what is missing fails to be read",
+            &[qemu::available, images::debian],
+            killall5,
         ),
     ]
 }
@@ -163,13 +168,34 @@ fn systemd() -> Result<()> {
     ensure!(before.iter().all(|worker| worker.cgroup == "0::/init.scope"), "{before:?}");
     node.guest.shell("systemctl daemon-reexec")?;
     equal(&node.vital()?, &before)?;
-    node.guest.shell("systemctl isolate multi-user.target")?;
+    isolate(&mut node)?;
     equal(&node.vital()?, &before)?;
     equal(&node.guest.shell("systemctl --failed --no-legend | wc -l")?.trim(), &"0")?;
     ensure!(!node.status()?.complete, "it was complete before all of that");
     node.release()?;
     node.guest.press_power()?;
     equal(&node.guest.finish(None)?.outcome, &Outcome::PoweredOff)
+}
+
+/// Has systemd end all but the console's login, and start the rest anew.
+fn isolate(node: &mut Node) -> Result<()> {
+    let before = node.vital()?;
+    let address = node.guest.forwarded(80).context("no forwarded port")?;
+    let page =
+        || command::run_line(&format!("curl -sSf --retry 60 --retry-delay 1 --retry-all-errors http://{address}/"));
+    page()?;
+    // What ends before a target of its own is told by an order between the two (systemd.unit(5)).
+    node.guest.shell(
+        "printf '[Unit]\\nRequires=serial-getty@ttyS0.service\\nAfter=lighttpd.service\\nAllowIsolate=yes\\n' \
+         >/run/systemd/system/alone.target; systemctl daemon-reload",
+    )?;
+    let server = "systemctl is-active lighttpd.service";
+    equal(&node.guest.shell(server)?.trim(), &"active")?;
+    node.guest.shell("systemctl isolate alone.target")?;
+    equal(&node.guest.shell(server)?.trim(), &"inactive")?;
+    equal(&node.vital()?, &before)?;
+    node.guest.shell("systemctl isolate multi-user.target")?;
+    page().map(drop)
 }
 
 fn hog_and_sleep() -> Result<()> {
@@ -187,17 +213,15 @@ fn hog_and_sleep() -> Result<()> {
     equal(&killed.trim(), &"1")?;
     equal(&node.vital()?, &before)?;
     ensure!(!node.status()?.complete, "it was complete before the hog");
-    // Processes and devices sleep for five seconds (basic-pm-debugging.rst). The kernel refuses that while a program reads
-    // through FUSE, for it freezes the store before the reader, and after the hog much is read again: then it is asked again.
-    let slept = node.guest.shell(
-        "echo devices >/sys/power/pm_test; for i in 1 2 3 4 5; do (echo freeze >/sys/power/state) 2>/dev/null && \
-         echo slept && break; done",
-    )?;
-    equal(&slept.trim(), &"slept")?;
+    // The kernel refuses that while a program reads through FUSE, for it freezes the store before the reader, and after the
+    // hog much is read again.
+    node.guest.sleep(5)?;
+    equal(&node.guest.shell("dmesg | grep -c 'Waking up from system sleep state S3'")?.trim(), &"1")?;
     equal(&node.vital()?, &before)?;
     ensure!(!node.status()?.complete, "it was complete before the sleep");
     node.release()?;
-    node.guest.press_power()?;
+    // The emulated machine's power button is dead after the sleep.
+    node.guest.type_keys("systemctl poweroff\n")?;
     equal(&node.guest.finish(None)?.outcome, &Outcome::PoweredOff)
 }
 
@@ -214,4 +238,21 @@ fn sysvinit() -> Result<()> {
     node.release()?;
     node.guest.type_keys("poweroff\n")?;
     equal(&node.guest.finish(None)?.outcome, &Outcome::PoweredOff)
+}
+
+fn killall5() -> Result<()> {
+    let mut node = Node::start(&images::sysvinit()?, &packages::kernel(Suite::Bookworm)?, "sysvinit-node", RATE)?;
+    let before = node.vital()?;
+    // With the list that sysvinit keeps, as its own scripts do.
+    let spared = node.guest.shell("killall5 -9 $(sed 's/^/-o /' /run/sendsigs.omit.d/*); echo $?")?;
+    equal(&spared.trim(), &"0")?;
+    equal(&node.vital()?, &before)?;
+    ensure!(!node.status()?.complete, "it was complete before all of that");
+    node.guest.shell("killall5 -9")?;
+    equal(&node.workers()?, &vec![])?;
+    ensure!(!node.status()?.complete, "it was complete before it was lost");
+    let read = node.guest.shell("D=$(echo /sys/block/loop*/loop); D=${D%/loop}; cat /dev/${D##*/} 2>&1 >/dev/null")?;
+    ensure!(read.contains("Input/output error"), "{read}");
+    node.guest.type_keys("echo b >/proc/sysrq-trigger\n")?;
+    equal(&node.guest.finish(None)?.outcome, &Outcome::Restarted)
 }

@@ -23,6 +23,15 @@ pub fn claims() -> Vec<Trial> {
         claim("streaming: sysvinit powers off though the server is gone", NEEDS, || {
             ends(sysvinit()?, server_gone, |node| node.guest.type_keys("poweroff\n"), Outcome::PoweredOff)
         }),
+        claim("streaming: sysvinit restarts though the link is dead", NEEDS, || {
+            ends(sysvinit()?, link_dead, |node| node.guest.type_keys("reboot\n"), Outcome::Restarted)
+        }),
+        claim("streaming: busybox init powers off though the server is gone", &[qemu::available], || {
+            ends(busybox()?, server_gone, |node| node.guest.type_keys("poweroff\n"), Outcome::PoweredOff)
+        }),
+        claim("streaming: busybox init restarts though the link is dead", &[qemu::available], || {
+            ends(busybox()?, link_dead, |node| node.guest.type_keys("reboot\n"), Outcome::Restarted)
+        }),
     ]
 }
 
@@ -47,6 +56,10 @@ fn systemd() -> Result<Node> {
 
 fn sysvinit() -> Result<Node> {
     Node::start(&images::sysvinit()?, &packages::kernel(Suite::Bookworm)?, "sysvinit-node", RATE / 4)
+}
+
+fn busybox() -> Result<Node> {
+    Node::start(&images::busybox()?, &packages::kernel(Suite::Bookworm)?, "busybox-node", RATE / 4)
 }
 
 fn server_gone(node: &mut Node) -> Result<()> {
