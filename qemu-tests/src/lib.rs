@@ -18,5 +18,6 @@ pub mod packages;
 pub mod places;
 pub mod probe;
 pub mod qemu;
+pub mod reach;
 pub mod servers;
 pub mod world;

@@ -3,6 +3,7 @@
 //! it is the second serial port: its driver is built into every stock kernel, whereas a virtio port would need a module
 //! loaded, which would be part of the very world to report.
 
+use crate::reach::Road;
 use crate::world::World;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,10 @@ pub enum Request {
     Text(String),
     /// Write zeros to a new file until the given size or the first error.
     Fill(String, u64),
+    /// Show the kernel's FUSE connections as systemd does.
+    ShowConnections,
+    /// Have a process of this user try all roads to the other processes, and these paths.
+    Reach(u32, Vec<String>),
     /// Restart the machine.
     Restart,
     /// Turn the machine off.
@@ -71,6 +76,10 @@ pub enum Answer {
     Text(String),
     /// To [`Request::Fill`]: bytes written, and the error that ended it.
     Filled(u64, Option<String>),
+    /// To [`Request::ShowConnections`].
+    Shown,
+    /// To [`Request::Reach`].
+    Reached(Vec<Road>),
     /// To [`Request::PowerOff`] and [`Request::Restart`], in the instant before.
     Ending,
     /// The request failed.

@@ -10,6 +10,7 @@ mod managers;
 mod order;
 mod outages;
 mod publish;
+mod reach;
 mod replaced;
 mod shutdown;
 mod stall;
@@ -49,6 +50,7 @@ pub fn claims() -> Vec<Trial> {
     claims.extend(inits::claims());
     claims.extend(kernels::claims());
     claims.extend(publish::claims());
+    claims.extend(reach::claims());
     claims.extend(replaced::claims());
     claims.extend(stall::claims());
     claims.extend(layers::claims());

@@ -315,13 +315,19 @@ fn lost() -> Result<()> {
     equal(&(console.matches(TOLD).count(), console.contains("stands by itself")), &(1, false))
 }
 
+/// Major and minor number of the filesystem that has the file a loop device stands on.
+pub fn beneath(device: &str) -> Result<(u32, u32)> {
+    let number = run(Command::new("losetup").args(["--noheadings", "--list", "--output", "BACK-MAJ:MIN", device]))?;
+    let (major, minor) = number.trim().split_once(':').with_context(|| number.clone())?;
+    Ok((major.parse()?, minor.parse()?))
+}
+
 /// Ends the FUSE connection of the file that a loop device stands on (Documentation/filesystems/fuse/fuse.rst).
 fn abort(device: &str) -> Result<()> {
-    let number = run(Command::new("losetup").args(["--noheadings", "--list", "--output", "BACK-MAJ:MIN", device]))?;
-    let (_, minor) = number.trim().split_once(':').with_context(|| number.clone())?;
+    let (_, minor) = beneath(device)?;
     let folder = tempfile::tempdir()?;
     run(Command::new("mount").args(["-t", "fusectl", "none"]).arg(folder.path()))?;
-    let aborted = std::fs::write(folder.path().join(minor).join("abort"), "1");
+    let aborted = std::fs::write(folder.path().join(minor.to_string()).join("abort"), "1");
     run(Command::new("umount").arg(folder.path()))?;
     aborted.with_context(|| format!("connection {minor}"))
 }
