@@ -3,6 +3,9 @@
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 
+/// How files of lzop begin.
+const LZOP: &[u8] = b"\x89LZO\0\r\n\x1a\n";
+
 /// A compression that Linux kernels can unpack an initramfs from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,7 +20,7 @@ pub enum Compression {
     Lzma,
     /// xz.
     Xz,
-    /// lzop; recognised, not read.
+    /// The file format of lzop.
     Lzo,
     /// lz4 in its legacy frame, the only one that the kernel takes.
     Lz4,
@@ -35,7 +38,7 @@ impl Compression {
             (b"BZh", Self::Bzip2),
             (b"\x5d\x00\x00", Self::Lzma),
             (b"\xfd7zXZ\0", Self::Xz),
-            (b"\x89LZO", Self::Lzo),
+            (LZOP, Self::Lzo),
             (b"\x02\x21\x4c\x18", Self::Lz4),
             (b"\x28\xb5\x2f\xfd", Self::Zstd),
         ];
@@ -81,9 +84,6 @@ pub enum UnpackError {
     /// More than the caller is ready to hold.
     #[error("the {0} data unpacks to more than {1} bytes")]
     TooLarge(Compression, usize),
-    /// lzo.
-    #[error("{0} data is not read by this tool")]
-    Unsupported(Compression),
 }
 
 /// Unpacks one compressed stream at the beginning of `bytes` into at most `limit` bytes; gives them and how many
@@ -105,7 +105,7 @@ pub fn unpack(compression: Compression, bytes: &[u8], limit: usize) -> Result<(V
             take(compression, decoder.single_frame(), limit)?
         }
         Compression::Lz4 => lz4_legacy(&mut rest, limit)?,
-        Compression::Lzo => return Err(UnpackError::Unsupported(compression)),
+        Compression::Lzo => lzop(&mut rest, limit)?,
     };
     Ok((out, bytes.len() - rest.len()))
 }
@@ -143,6 +143,67 @@ fn lz4_legacy(rest: &mut &[u8], limit: usize) -> Result<Vec<u8>, UnpackError> {
         *rest = &blocks[size..];
     }
     Ok(out)
+}
+
+/// The file format of lzop, as far as the kernel reads it (lib/decompress_unlzo.c): a header, then blocks behind their
+/// sizes and checksums, and a size of zero at the end. The checksums are passed over, as the kernel does.
+fn lzop(rest: &mut &[u8], limit: usize) -> Result<Vec<u8>, UnpackError> {
+    /// The largest block that lzop makes.
+    const BLOCK: usize = 64 << 20;
+    const ADLER32_D: u32 = 0x1;
+    const ADLER32_C: u32 = 0x2;
+    const CRC32_D: u32 = 0x100;
+    const CRC32_C: u32 = 0x200;
+    const FILTER: u32 = 0x800;
+    let damaged = |text: &str| UnpackError::Damaged(Compression::Lzo, io::Error::other(text.to_owned()));
+    let mut take = |count: usize| {
+        let (taken, behind) = rest.split_at_checked(count).ok_or_else(|| damaged("it ends too early"))?;
+        *rest = behind;
+        Ok::<_, UnpackError>(taken)
+    };
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    take(LZOP.len())?;
+    // Its own version, that of its library, the one that is needed, and the method.
+    let version = number(&take(7)?[..2]);
+    let is_new = version >= 0x0940;
+    take(usize::from(is_new))?;
+    let flags = number(take(4)?);
+    let filter = if flags & FILTER == 0 { 0 } else { 4 };
+    // The file's mode and time; then its name, and the header's checksum.
+    take(filter + if is_new { 12 } else { 8 })?;
+    let name = usize::from(take(1)?[0]);
+    take(name + 4)?;
+    let counted = |wanted: &[u32]| 4 * wanted.iter().filter(|flag| flags & **flag != 0).count();
+    let mut out = Vec::new();
+    loop {
+        let size = number(take(4)?) as usize;
+        if size == 0 {
+            return Ok(out);
+        }
+        let packed = number(take(4)?) as usize;
+        if size > BLOCK || packed > size {
+            return Err(damaged("a block has a size that none can have"));
+        }
+        if size > limit.saturating_sub(out.len()) {
+            return Err(UnpackError::TooLarge(Compression::Lzo, limit));
+        }
+        // A block that does not shrink is kept as it is, with one kind of checksum.
+        take(counted(&[ADLER32_D, CRC32_D]) + if packed < size { counted(&[ADLER32_C, CRC32_C]) } else { 0 })?;
+        let block = take(packed)?;
+        let start = out.len();
+        if packed == size {
+            out.extend_from_slice(block);
+        } else {
+            out.resize(start + size, 0);
+            match lzokay::decompress::decompress(block, &mut out[start..]) {
+                Ok(written) if written == size => {}
+                Ok(_) => return Err(damaged("a block is shorter than it says")),
+                Err(error) => {
+                    return Err(UnpackError::Damaged(Compression::Lzo, io::Error::other(error.to_string())));
+                }
+            }
+        }
+    }
 }
 
 /// Unpacks a whole file by its first bytes: a module or a firmware file, which may also be plain.

@@ -27,11 +27,11 @@ fn cpio() -> Option<String> {
 }
 
 fn compressors() -> Option<String> {
-    needs::programs(&["lz4", "bzip2", "lzma"])
+    needs::programs(&["lz4", "bzip2", "lzma", "lzop"])
 }
 
 fn all() -> Option<String> {
-    needs::programs(&["cpio", "gzip", "xz", "zstd", "lz4", "bzip2", "lzma"])
+    needs::programs(&["cpio", "gzip", "xz", "zstd", "lz4", "bzip2", "lzma", "lzop"])
 }
 
 /// What a program makes of `input`.
@@ -104,6 +104,9 @@ fn reads_archives_of_other_tools_one_after_the_other_in_every_compression() {
         (&["lz4", "-l", "-9"], Compression::Lz4),
         (&["bzip2"], Compression::Bzip2),
         (&["lzma"], Compression::Lzma),
+        (&["lzop"], Compression::Lzo),
+        // With each of its checksums.
+        (&["lzop", "-9", "--crc32"], Compression::Lzo),
     ] {
         file.extend(run(program, folder.path(), &main));
         // Boot loaders fill up to four bytes or to a sector.
@@ -172,7 +175,7 @@ fn no_damaged_stream_makes_a_decoder_panic() {
 fn no_damaged_stream_of_other_tools_makes_a_decoder_panic() {
     let folder = tempfile::tempdir().unwrap();
     let plain = tree().to_newc(0).unwrap();
-    for program in [&["lz4", "-l"][..], &["bzip2"], &["lzma"]] {
+    for program in [&["lz4", "-l"][..], &["bzip2"], &["lzma"], &["lzop"]] {
         damage(&run(program, folder.path(), &plain));
     }
 }

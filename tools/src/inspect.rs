@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Show what an initramfs holds
 ///
 /// Reads the files of rootbeam and of other tools: several archives one after the other, uncompressed or by gzip,
-/// bzip2, lzma, xz, lz4 or zstd. The contents come first, the summary last.
+/// bzip2, lzma, xz, lzo, lz4 or zstd. The contents come first, the summary last.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 read, 1 not an initramfs, 2 wrong usage")]
 pub struct Args {
