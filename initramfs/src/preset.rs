@@ -31,8 +31,9 @@ const GENERIC_FOLDERS: [&str; 6] = [
     "kernel/drivers/net/vmxnet3/",
 ];
 
-/// Where network cards hide: USB host controllers, bridges, hypervisors; and VLANs and bonds.
-const GENERIC: [&str; 18] = [
+/// Where network cards hide: USB host controllers, bridges, hypervisors; what Linux keeps elsewhere (qlge, in staging
+/// until Linux gave it up); and VLANs and bonds.
+const GENERIC: [&str; 19] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_net",
@@ -49,6 +50,7 @@ const GENERIC: [&str; 18] = [
     "ehci_platform",
     "ohci_pci",
     "uhci_hcd",
+    "qlge",
     "8021q",
     "bonding",
 ];
