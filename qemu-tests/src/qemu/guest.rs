@@ -279,13 +279,14 @@ fn panic(console: &str) -> Option<Outcome> {
 
 /// A place among those that run at once.
 #[derive(Debug)]
-struct Turn;
+pub struct Turn;
 
 static RUNNING: Mutex<u32> = Mutex::new(0);
 static FREE: Condvar = Condvar::new();
 
 impl Turn {
-    fn wait() -> Self {
+    /// Waits until fewer machines run than may at once.
+    pub fn wait() -> Self {
         let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         // Unbounded on purpose: those that run are bounded themselves.
         let mut running = FREE.wait_while(running, |count| *count >= AT_ONCE).unwrap_or_else(PoisonError::into_inner);

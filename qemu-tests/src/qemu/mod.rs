@@ -10,7 +10,7 @@ mod pxe;
 mod qmp;
 
 pub use emulator::Emulator;
-pub use guest::Guest;
+pub use guest::{Guest, Turn};
 pub use machine::{Boot, Nic, Wiring};
 pub use pxe::Tftp;
 

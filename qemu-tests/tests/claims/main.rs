@@ -10,6 +10,7 @@ mod inits;
 mod matrix;
 mod packing;
 mod streaming;
+mod tool;
 
 use rootbeam_qemu_tests::claim;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             https::claims(),
             packing::claims(),
             streaming::claims(),
+            tool::claims(),
         ],
     };
     claim::run(claims.into_iter().flatten().collect())
