@@ -123,12 +123,17 @@ pub fn require_filesystem(name: &str, modules: &mut Modules) -> Result<(), Failu
     if lists_filesystem(&known, name) {
         return Ok(());
     }
-    Err(Failure::new(
+    Err(without_filesystem(name))
+}
+
+/// A kernel that has the filesystem `name` nowhere.
+pub fn without_filesystem(name: &str) -> Failure {
+    Failure::new(
         Step::Mount,
         format!("kernel without {name}"),
         format!("it has the filesystem {name} neither built in nor as a module of this initramfs"),
         format!("use a kernel with {name}, or pack the module with `rootbeam pack --include-module {name}`"),
-    ))
+    )
 }
 
 fn require(name: &str, modules: &mut Modules) -> Result<(), Failure> {

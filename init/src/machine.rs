@@ -266,8 +266,7 @@ impl Machine {
             self.report.mode = Some(mode);
         }
         if let Held::Whole { because: Some(why) } = &received.held {
-            let name = if order.is_layer() { order.to_string() } else { "image".to_owned() };
-            let text = format!("the {name} is loaded before it is used: {why}");
+            let text = streaming::loaded_first(&order.name(), why);
             match self.settings.mode {
                 Mode::Stream => self.warn(text),
                 Mode::Ram | Mode::Auto => {

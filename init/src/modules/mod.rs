@@ -243,7 +243,8 @@ impl Modules {
     }
 }
 
-fn refused(asked: &str, module: &str) -> Failure {
+/// A module that is not loaded because it, or one that it needs, is blacklisted.
+pub fn refused(asked: &str, module: &str) -> Failure {
     let cause = if asked == module {
         "the module is blacklisted".to_owned()
     } else {

@@ -134,31 +134,50 @@ pub fn clear() {
     let _ = fs::remove_dir_all(FOLDER);
 }
 
+/// What the kernel must have that an image can be streamed.
+pub const FILESYSTEM: &str = "fuse";
+
 /// Why an image is not streamed, though it could be by what it is; none where it is.
 pub fn obstacle(facts: &ImageFacts, modules: &mut Modules) -> Option<String> {
     if facts.trust == Trust::Unverified {
         return Some("nothing vouches for its chunks".to_owned());
     }
-    if let Err(failure) = image::require_filesystem("fuse", modules) {
-        return Some(format!("{}: {}", failure.object, failure.cause));
+    if let Err(failure) = image::require_filesystem(FILESYSTEM, modules) {
+        return Some(lacking(&failure));
     }
     (!Path::new("/dev/fuse").exists()).then(|| "there is no /dev/fuse".to_owned())
 }
 
+/// The reason that a kernel without [`FILESYSTEM`] is.
+pub fn lacking(failure: &Failure) -> String {
+    format!("{}: {}", failure.object, failure.cause)
+}
+
 /// Why an image is loaded before it is used, where somebody asked for it to be streamed.
 pub fn reason(settings: &Settings, facts: &ImageFacts, obstacle: Option<String>) -> Option<String> {
-    // A layer is never pinned, nor is what a key has signed.
-    let by_whole = facts.trust == Trust::Pinned && settings.manifest.is_none();
-    let otherwise = || match facts.manifest {
-        None => Some("it has no hash for each of its chunks".to_owned()),
-        Some(_) if by_whole => Some("rootbeam.sha256= vouches for the whole of it alone".to_owned()),
-        // An image that is small is whole before it can be served.
-        Some(_) => None,
-    };
     match settings.mode {
         Mode::Ram => None,
-        Mode::Stream | Mode::Auto => obstacle.or_else(otherwise),
+        // An image that is small is whole before it can be served.
+        Mode::Stream | Mode::Auto => {
+            obstacle.or_else(|| whole_first(settings, facts.trust, facts.manifest.is_some()).map(str::to_owned))
+        }
     }
+}
+
+/// Why an image that is vouched for so, by a manifest or not, cannot be read before it is whole.
+pub fn whole_first(settings: &Settings, trust: Trust, has_manifest: bool) -> Option<&'static str> {
+    // A layer is never pinned, nor is what a key has signed.
+    let by_whole = trust == Trust::Pinned && settings.manifest.is_none();
+    match has_manifest {
+        false => Some("it has no hash for each of its chunks"),
+        true if by_whole => Some("rootbeam.sha256= vouches for the whole of it alone"),
+        true => None,
+    }
+}
+
+/// What is said of an image of that name that is loaded before it is used, and why.
+pub fn loaded_first(name: &str, why: &str) -> String {
+    format!("the {name} is loaded before it is used: {why}")
 }
 
 #[cfg(test)]

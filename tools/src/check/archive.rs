@@ -5,12 +5,14 @@ use super::verdict::{About, Verdict};
 use rootbeam_init::access::Access;
 use rootbeam_init::causes::filesystem_name;
 use rootbeam_init::contract::{self, modules_dir};
-use rootbeam_init::image::compressor_name;
+use rootbeam_init::failure::Failure;
+use rootbeam_init::image::{compressor_name, without_filesystem};
 use rootbeam_init::messages::{Addressing, Compressor, FilesystemKind};
 use rootbeam_init::modules::index::Files;
-use rootbeam_init::modules::plan::plan;
-use rootbeam_init::modules::{ModuleIndex, Plan, Policy};
+use rootbeam_init::modules::plan::{Load, plan};
+use rootbeam_init::modules::{ModuleIndex, Plan, Policy, refused};
 use rootbeam_init::settings::Settings;
+use rootbeam_init::streaming::FILESYSTEM;
 use rootbeam_initramfs::archive::{ArchiveError, read};
 use rootbeam_initramfs::inspect::Report;
 use rootbeam_initramfs::modinfo::Modinfo;
@@ -77,6 +79,12 @@ impl Archive {
             builtin: file("modules.builtin"),
             builtin_modinfo: file("modules.builtin.modinfo"),
         })
+    }
+
+    /// The first of these modules whose file is not there.
+    fn lost<'a>(&self, release: &str, loads: &'a [Load]) -> Option<&'a Load> {
+        let folder = modules_dir(release);
+        loads.iter().find(|load| self.file(&format!("{folder}/{}", load.path)).is_empty())
     }
 
     fn is_rootbeams(&self) -> bool {
@@ -151,17 +159,13 @@ pub fn drivers(archive: &Archive, release: &str, settings: &Settings, images: &[
     for need in needs {
         match plan(&index, &policy, &BTreeSet::new(), need) {
             Plan::Present => found.push(format!("{need} (built in)")),
-            Plan::Load(loads) => {
-                let folder = modules_dir(release);
-                let lost = loads.iter().find(|load| archive.file(&format!("{folder}/{}", load.path)).is_empty());
-                match lost {
-                    Some(load) => verdicts.push(DRIVERS.failure(format!(
-                        "{need} needs the module {}, whose file the archive does not have: pack it again.",
-                        load.name
-                    ))),
-                    None => found.push(need.to_owned()),
-                }
-            }
+            Plan::Load(loads) => match archive.lost(release, &loads) {
+                Some(load) => verdicts.push(DRIVERS.failure(format!(
+                    "{need} needs the module {}, whose file the archive does not have: pack it again.",
+                    load.name
+                ))),
+                None => found.push(need.to_owned()),
+            },
             Plan::Unknown => verdicts.push(DRIVERS.failure(format!(
                 "The archive has no module {need}, and kernel {release} does not have it built in: take a kernel that \
                  has it, or its complete modules, and pack again."
@@ -184,6 +188,18 @@ pub fn drivers(archive: &Archive, release: &str, settings: &Settings, images: &[
     }
     verdicts.push(cards(archive, &index, release, &policy));
     verdicts
+}
+
+/// Whether a boot finds what it streams by, as it would say it; none where nothing is known of this kernel's modules.
+pub fn fuse(archive: &Archive, release: &str, settings: &Settings) -> Option<Result<(), Failure>> {
+    archive.report.kernels.iter().find(|packed| *packed == release)?;
+    let policy = Policy::new(&settings.blacklist, &settings.module_parameters);
+    Some(match plan(&archive.index(release), &policy, &BTreeSet::new(), FILESYSTEM) {
+        Plan::Present => Ok(()),
+        Plan::Load(loads) if archive.lost(release, &loads).is_none() => Ok(()),
+        Plan::Load(_) | Plan::Unknown => Err(without_filesystem(FILESYSTEM)),
+        Plan::Refused { asked, module } => Err(refused(&asked, &module)),
+    })
 }
 
 /// Whether squashfs was built with the image's decompressor. Each has a table of functions, a symbol of the module:

@@ -1,12 +1,13 @@
 //! What files an image has: from a file, or from a server by ranges, of which a listing needs few.
 
 use super::ask;
-use super::system::{Entry, READ, Tree};
+use super::system::{Entry, Tree, judged};
 use anyhow::{Context, Result, bail};
 use backhand::{FilesystemReader, InnerNode};
 use rootbeam_init::causes;
 use rootbeam_init::fetch::client::Client;
 use rootbeam_init::messages::Range;
+use rootbeam_init::settings::Settings;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -15,8 +16,8 @@ const TEXT: u64 = 256 << 10;
 /// What is asked of a server at a time, in bytes.
 const BLOCK: u64 = 256 << 10;
 
-/// Lists a squashfs.
-pub fn list(image: impl Read + Seek + Send + 'static) -> Result<Tree> {
+/// Lists a squashfs, and reads the files that are judged under these settings.
+pub fn list(image: impl Read + Seek + Send + 'static, settings: &Settings) -> Result<Tree> {
     let reader = FilesystemReader::from_reader(BufReader::with_capacity(BLOCK as usize, image))
         .context("its squashfs cannot be listed")?;
     let relative = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_string_lossy().into_owned();
@@ -31,10 +32,10 @@ pub fn list(image: impl Read + Seek + Send + 'static) -> Result<Tree> {
         };
         tree.entries.insert(relative(&node.fullpath), entry);
     }
-    for wanted in READ {
-        let Some((place, _)) = tree.resolve(wanted) else { continue };
-        let node = reader.files().find(|node| relative(&node.fullpath) == place);
-        if let Some(InnerNode::File(file)) = node.map(|node| &node.inner) {
+    let judged = judged(&tree, settings);
+    for node in reader.files() {
+        let place = relative(&node.fullpath);
+        if let (InnerNode::File(file), true) = (&node.inner, judged.contains(&place)) {
             let mut text = Vec::new();
             reader.file(file).reader().take(TEXT).read_to_end(&mut text).with_context(|| format!("/{place}"))?;
             tree.texts.insert(place, text);

@@ -9,6 +9,7 @@ mod memory;
 mod options;
 mod said;
 mod source;
+mod streaming;
 mod system;
 pub mod verdict;
 
@@ -39,8 +40,9 @@ use verdict::{About, Level, Verdict, line, worst};
 ///
 /// Reads the options by the code that boots, opens the initramfs, looks for the modules that image and layers need, asks
 /// every source of theirs as a boot does (with the packed certificates, token and client certificate, and the headers and
-/// the proxy of the options), verifies manifests and signatures with the packed keys, weighs all of it against the RAM, and
-/// looks for what in the image would stand in its own way.
+/// the proxy of the options), verifies manifests and signatures with the packed keys, tells whether an image would be
+/// streamed where that is asked for, weighs all of it against the RAM, and looks for what in the image would stand in its
+/// own way, or in the stream's.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -149,6 +151,9 @@ fn check(args: &Args) -> Result<Vec<Verdict>> {
         verdicts.extend(about_sources);
         images = found;
     }
+    // By what their sources told: a file here has no manifest.
+    let fuse = release.as_deref().and_then(|release| archive::fuse(&archive, release, &settings));
+    let about_streams = streaming::judge(&settings, fuse.as_ref(), &images.all());
     if let Some(path) = &args.image {
         let (verdict, found) = local(path)?;
         verdicts.extend(verdict);
@@ -158,12 +163,13 @@ fn check(args: &Args) -> Result<Vec<Verdict>> {
     if let Some(release) = &release {
         verdicts.extend(archive::drivers(&archive, release, &settings, &images.all()));
     }
+    verdicts.extend(about_streams);
     if let Some(image) = &images.image {
         let machine = args.ram.map(|ram| Machine { ram, kernel: kernel_size, initramfs: archive.unpacked() });
         let layers: Vec<u64> = images.layers.iter().map(|layer| layer.size).collect();
         verdicts.push(memory::judge(image.size, &layers, machine, &settings));
     }
-    let (about_content, tree) = content(args, &images, client.as_ref());
+    let (about_content, tree) = content(args, &settings, &images, client.as_ref());
     verdicts.extend(about_content);
     verdicts.extend(tree.iter().flat_map(|tree| system::judge(tree, &settings, release.as_deref())));
     // Listing asks the servers too.
@@ -211,7 +217,8 @@ fn local(path: &Path) -> Result<(Vec<Verdict>, Option<Image>)> {
     match superblock::inspect(&first, size) {
         Ok(superblock) => {
             let (what, trust, layers, named) = ("image".to_owned(), Trust::Unverified, Vec::new(), Vec::new());
-            let image = Image { what, url, size, sha256: None, superblock, ranges: true, trust, layers, named };
+            let (sha256, has_manifest) = (None, false);
+            let image = Image { what, url, size, sha256, superblock, ranges: true, trust, has_manifest, layers, named };
             Ok((Vec::new(), Some(image)))
         }
         Err(fault) => Ok((vec![About::Image.failure(format!("{url}: {fault}."))], None)),
@@ -219,16 +226,17 @@ fn local(path: &Path) -> Result<(Vec<Verdict>, Option<Image>)> {
 }
 
 /// What is in the image and in the layers on it, as far as it can be seen.
-fn content(args: &Args, images: &Images, client: Option<&Client>) -> (Vec<Verdict>, Option<Tree>) {
+fn content(args: &Args, settings: &Settings, images: &Images, client: Option<&Client>) -> (Vec<Verdict>, Option<Tree>) {
     let system = About::System;
     let remote = |image: &Image| match client.filter(|_| image.ranges) {
         Some(client) => {
-            squashfs(&image.superblock, || list::list(Ranged::new(client.clone(), image.url.clone(), image.size)))
+            let ranged = || Ranged::new(client.clone(), image.url.clone(), image.size);
+            squashfs(&image.superblock, || list::list(ranged(), settings))
         }
         None => Err(anyhow!("its server gives no ranges")),
     };
     let tree = match (&args.image, &images.image) {
-        (Some(path), Some(image)) => squashfs(&image.superblock, || list::list(File::open(path)?)),
+        (Some(path), Some(image)) => squashfs(&image.superblock, || list::list(File::open(path)?, settings)),
         (None, Some(image)) if image.ranges => remote(image),
         _ => {
             let text =

@@ -51,6 +51,8 @@ pub struct Image {
     pub ranges: bool,
     /// How well it is vouched for.
     pub trust: Trust,
+    /// Whether a manifest was read.
+    pub has_manifest: bool,
     /// The layers that its manifest names.
     pub layers: Vec<Label>,
     /// Where its manifest says that it is too.
@@ -187,6 +189,7 @@ fn one(source: usize, answer: &Answer, demands: &Demands<'_>) -> Result<Good, St
         superblock,
         ranges: head.ranges,
         trust,
+        has_manifest: manifest.is_some(),
         layers: manifest.as_ref().and_then(|(manifest, _)| manifest.layer_names()).unwrap_or_default(),
         named: manifest
             .map(|(manifest, _)| locate::named(&manifest.sources, &manifest.name).collect())

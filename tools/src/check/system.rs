@@ -1,9 +1,11 @@
 //! What is in the image: does it start, and does it stand in its own way?
 
+use super::streaming;
 use super::verdict::{About, Verdict};
 use crate::image::build::remarks::{is_host_key, is_set};
 use rootbeam_init::settings::Settings;
-use std::collections::BTreeMap;
+use rootbeam_init::settings::values::Mode;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const SYSTEM: About = About::System;
@@ -30,13 +32,19 @@ pub enum Entry {
 pub struct Tree {
     /// Every entry.
     pub entries: BTreeMap<String, Entry>,
-    /// Content of the files that those in [`READ`] lead to.
+    /// Content of the files that are [`judged`].
     pub texts: BTreeMap<String, Vec<u8>>,
 }
 
-/// Files whose content is judged.
-pub const READ: [&str; 5] =
+/// Files whose content is judged, whatever the settings.
+const READ: [&str; 5] =
     ["etc/machine-id", "var/lib/dbus/machine-id", "etc/nftables.conf", "etc/iptables/rules.v4", "etc/fstab"];
+
+/// All files whose content is judged.
+pub fn judged(tree: &Tree, settings: &Settings) -> BTreeSet<String> {
+    let scripts = if settings.mode == Mode::Ram { BTreeSet::new() } else { streaming::scripts(tree, settings) };
+    READ.iter().filter_map(|path| tree.resolve(path)).map(|(path, _)| path).chain(scripts).collect()
+}
 
 impl Tree {
     /// The path and the entry that `path` leads to, links followed.
@@ -73,7 +81,8 @@ impl Tree {
         self.entries.contains_key(path)
     }
 
-    fn text(&self, path: &str) -> String {
+    /// The content of the file that `path` leads to; nothing where it was not read.
+    pub fn text(&self, path: &str) -> String {
         let place = self.resolve(path).map(|(place, _)| place).unwrap_or_default();
         self.texts.get(&place).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default()
     }
@@ -98,10 +107,30 @@ impl Tree {
         self
     }
 
+    /// The firewalls that are up at boot: the file of their rules, and what is in it.
+    pub fn firewalls(&self) -> Vec<(&'static str, String)> {
+        let units = [
+            ("nftables.service", "etc/nftables.conf"),
+            ("netfilter-persistent.service", "etc/iptables/rules.v4"),
+            ("iptables.service", "etc/iptables/rules.v4"),
+        ];
+        let mut files: Vec<_> = units.iter().filter(|(unit, _)| self.is_enabled(unit)).map(|(_, file)| *file).collect();
+        files.dedup();
+        files.into_iter().map(|file| (file, self.text(file))).collect()
+    }
+
     /// Whether systemd starts the unit at boot.
     fn is_enabled(&self, unit: &str) -> bool {
         let wanted = format!(".wants/{unit}");
         self.entries.keys().any(|path| path.starts_with("etc/systemd/system/") && path.ends_with(&wanted))
+    }
+}
+
+/// What is started as the real init, the first that is there.
+pub fn inits(settings: &Settings) -> Vec<String> {
+    match &settings.init {
+        Some(given) => vec![given.to_string_lossy().into_owned()],
+        None => ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"].map(str::to_owned).into(),
     }
 }
 
@@ -112,6 +141,7 @@ pub fn judge(tree: &Tree, settings: &Settings, release: Option<&str>) -> Vec<Ver
     let before = verdicts.len();
     verdicts.extend(identity(tree));
     verdicts.extend(firewall(tree));
+    verdicts.extend(streaming::survival(tree, settings));
     verdicts.extend(disks(tree));
     if verdicts.len() == before {
         verdicts
@@ -121,13 +151,11 @@ pub fn judge(tree: &Tree, settings: &Settings, release: Option<&str>) -> Vec<Ver
 }
 
 fn init(tree: &Tree, settings: &Settings) -> Verdict {
-    let given = settings.init.as_ref().map(|path| path.to_string_lossy().into_owned());
-    let usual = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"].map(str::to_owned);
-    let asked = given.clone().map_or_else(|| usual.to_vec(), |given| vec![given]);
+    let asked = inits(settings);
     let runs = |path: &&String| matches!(tree.resolve(path), Some((_, Entry::File(mode))) if mode & 0o111 != 0);
     match asked.iter().find(runs) {
         Some(path) => SYSTEM.ok(format!("The real init is {path}.")),
-        None if given.is_some() => {
+        None if settings.init.is_some() => {
             SYSTEM.failure(format!("init={} is no program in the image: correct it, or leave it away.", asked.join("")))
         }
         None => SYSTEM.failure(format!(
@@ -170,7 +198,13 @@ fn identity(tree: &Tree) -> Vec<Verdict> {
 
 /// A firewall that is up before the system has asked for anything, and lets no answer in.
 fn firewall(tree: &Tree) -> Vec<Verdict> {
-    let closed = |file: &str, drops: bool, text: &str| {
+    let closed = |(file, text): (&str, String)| {
+        let drops = match file {
+            "etc/nftables.conf" => {
+                text.split('}').any(|chain| chain.contains("hook input") && chain.contains("policy drop"))
+            }
+            _ => text.lines().any(|line| line.starts_with(":INPUT DROP")),
+        };
         // Answers come in where connections that were opened from here are let through.
         let answers = text.lines().any(|line| {
             let line = line.to_ascii_lowercase();
@@ -183,18 +217,7 @@ fn firewall(tree: &Tree) -> Vec<Verdict> {
             ))
         })
     };
-    let nft = tree.text("etc/nftables.conf");
-    let nft_drops = nft.split('}').any(|chain| chain.contains("hook input") && chain.contains("policy drop"));
-    let tables = tree.text("etc/iptables/rules.v4");
-    let tables_drop = tables.lines().any(|line| line.starts_with(":INPUT DROP"));
-    let mut verdicts = Vec::new();
-    if tree.is_enabled("nftables.service") {
-        verdicts.extend(closed("etc/nftables.conf", nft_drops, &nft));
-    }
-    if tree.is_enabled("netfilter-persistent.service") || tree.is_enabled("iptables.service") {
-        verdicts.extend(closed("etc/iptables/rules.v4", tables_drop, &tables));
-    }
-    verdicts
+    tree.firewalls().into_iter().filter_map(closed).collect()
 }
 
 /// Disks that the machine does not have: systemd waits 90 s for each that is not `nofail` (systemd.mount(5)).

@@ -51,6 +51,8 @@ pub enum About {
     Source,
     /// The image's filesystem.
     Image,
+    /// Whether it is used before it is whole.
+    Stream,
     /// RAM.
     Memory,
     /// What is in the image.
@@ -65,6 +67,7 @@ impl fmt::Display for About {
             Self::Drivers => "drivers",
             Self::Source => "source",
             Self::Image => "image",
+            Self::Stream => "stream",
             Self::Memory => "memory",
             Self::System => "system",
         })

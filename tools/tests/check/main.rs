@@ -8,6 +8,7 @@ mod layers;
 mod needs;
 mod nginx;
 mod scene;
+mod streaming;
 
 use common::{elf, rootbeam, run, succeed};
 use scene::{Scene, check, only};
@@ -30,7 +31,10 @@ fn main() -> ExitCode {
             layers::layers_of_manifest_and_options_are_asked_and_an_optional_one_may_be_absent,
             layers::a_layer_needs_memory_drivers_and_its_own_place,
             layers::the_root_is_looked_at_with_its_layers,
-            layers::the_packed_key_must_have_signed_layers_too_and_a_pin_vouches_for_none;
+            layers::the_packed_key_must_have_signed_layers_too_and_a_pin_vouches_for_none,
+            streaming::an_image_and_a_layer_that_would_be_streamed_are_told_so_and_in_ram_mode_nothing_is_said,
+            streaming::why_an_image_would_not_be_streamed_is_told_as_a_warning_where_stream_is_demanded,
+            streaming::what_would_end_a_stream_is_warned_of_where_it_is_asked_for;
         nginx::is_there =>
             access::a_server_that_demands_certificate_token_and_header_gets_them,
             access::only_a_packed_root_and_the_right_name_are_believed,
