@@ -4,7 +4,9 @@ use crate::crew::Crew;
 use crate::failure::{Failure, Retry, Step};
 use crate::image::Mounted;
 use crate::machine::Machine;
+use crate::receive::Arrival;
 use crate::sys::worker;
+use crate::turns::Turns;
 use crate::{image, network, root, streaming};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -53,15 +55,19 @@ fn start(machine: &mut Machine) -> Result<Crew, Failure> {
 fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
     if machine.lease.is_none() {
         let step = machine.begin(Step::Network);
-        crew.order_network(network::order(&machine.settings))?;
+        let order = network::order(&machine.settings);
+        crew.turns = Turns::new(network::is_open(&order), machine.settings.image.len(), Instant::now());
+        crew.order_network(order)?;
         // The wait for an address hides these.
         crew.begin()?;
         image::prepare_kernel(&mut machine.modules);
         let lease = network::await_lease(crew, &mut machine.modules, &machine.settings)?;
         network::write_resolver(&lease);
+        crew.turns.leased(&lease.link, Instant::now());
         machine.end(step, network::describe(&lease), 0);
         machine.take_lease(lease);
     }
+    crew.turns.anew(Instant::now());
     machine.fill_sources()
 }
 
@@ -70,10 +76,16 @@ fn fetch(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> R
     while let Some(order) = machine.stack.next(&machine.settings)? {
         let step = machine.begin(Step::Image);
         let asked = (&order, &machine.wanted(&order)?);
-        let received = machine.stack.run(crew, &mut machine.modules, &machine.settings, asked, deadline)?;
+        let received = match machine.stack.run(crew, &mut machine.modules, &machine.settings, asked, deadline)? {
+            Arrival::Image(received) => received,
+            Arrival::Turned(why) => {
+                machine.turn(crew, why)?;
+                continue;
+            }
+        };
         let fetched = received.as_ref().map_or(0, |received| received.tally.fetched);
-        machine.end(step, order.outcome(received.as_ref()), fetched);
-        machine.take_image(&order, received.as_ref());
+        machine.end(step, order.outcome(received.as_deref()), fetched);
+        machine.take_image(&order, received.as_deref());
     }
     // It may have been renewed on other terms meanwhile.
     if let Some(lease) = crew.lease.take() {

@@ -9,7 +9,7 @@ use crate::label::Label;
 use crate::manifest::MAX_LAYERS;
 use crate::messages::{FetchCause, StoreCause, Tally, Trust, Wanted};
 use crate::modules::Modules;
-use crate::receive::{Download, Held, Received};
+use crate::receive::{Arrival, Download, Held, Received};
 use crate::settings::Settings;
 use crate::settings::source::Source;
 use crate::streaming::attendant::Attendant;
@@ -64,7 +64,7 @@ impl Stack {
         }
     }
 
-    /// Carries `order` out, or goes on where the last call stopped; none where it is absent.
+    /// Carries `order` out, or goes on where the last call stopped.
     pub fn run(
         &mut self,
         crew: &mut Crew,
@@ -72,22 +72,26 @@ impl Stack {
         settings: &Settings,
         (order, wanted): (&Order, &Wanted),
         deadline: Option<Instant>,
-    ) -> Result<Option<Received>, Failure> {
+    ) -> Result<Arrival, Failure> {
         let number = self.done.len();
         if let Some(previous) = number.checked_sub(1).filter(|previous| !self.streams.has(*previous)) {
             crew.finish_image(previous)?;
         }
         crew.turn_to_image(number)?;
-        let received =
+        let arrival =
             self.download.run(crew, modules, settings, (number, order, wanted), &mut self.streams, deadline)?;
         self.download = Download::default();
-        if let Some(Received { facts, tally, held: Held::Streaming, .. }) = &received {
+        let Arrival::Image(received) = &arrival else {
+            crew.begin_anew(number)?;
+            return Ok(arrival);
+        };
+        if let Some(Received { facts, tally, held: Held::Streaming, .. }) = received.as_deref() {
             let tally = Tally { total: facts.size, ..*tally };
             let kernel = wanted.kernel.to_string();
             self.streams.add(number, Attendant::new(order.name(), order.sources.clone(), kernel, tally));
         }
-        self.done.push(received.clone());
-        Ok(received)
+        self.done.push(received.as_deref().cloned());
+        Ok(arrival)
     }
 
     /// The images that came, each with its number and its memory, the topmost last.

@@ -52,3 +52,4 @@ pub mod store;
 pub mod streaming;
 pub mod sys;
 pub mod trust;
+pub mod turns;

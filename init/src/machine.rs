@@ -19,7 +19,7 @@ use crate::settings::{Notice, Settings};
 use crate::sys::loopdev::Reads;
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
-use crate::{causes, clock, image, keys, root, streaming};
+use crate::{causes, clock, image, keys, network, root, streaming};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -170,6 +170,18 @@ impl Machine {
             hostname: lease.hostname.as_ref().map(Label::to_string),
         });
         self.lease = Some(lease);
+    }
+
+    /// Goes on by another link, since `why`: with its lease, and its values for the words of the sources.
+    pub fn turn(&mut self, crew: &mut Crew, why: String) -> Result<(), Failure> {
+        self.warn(why);
+        if let Some(lease) = crew.lease.take() {
+            log::info!("{}", network::describe(&lease));
+            self.take_lease(lease);
+        }
+        let (Settings { image, layers, .. }, _) = read_settings();
+        (self.settings.image, self.settings.layers) = (image, layers);
+        self.fill_sources()
     }
 
     /// What the store is asked for.

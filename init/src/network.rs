@@ -9,6 +9,7 @@ use crate::messages::{Addressing, Carrier, Lease, NetNews, NetOrder, Selection};
 use crate::modules::Modules;
 use crate::settings::Settings;
 use crate::settings::values::mac_text;
+use crate::turns::Turn;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::Path;
@@ -27,6 +28,11 @@ pub fn order(settings: &Settings) -> NetOrder {
     }
 }
 
+/// Whether `order` leaves it open which link it is.
+pub fn is_open(order: &NetOrder) -> bool {
+    matches!(order, NetOrder::Up { links: Selection::All, addressing: Addressing::Dhcp, .. })
+}
+
 /// Waits for the net worker's answer to [`order`], loading drivers for devices that appear meanwhile.
 pub fn await_lease(crew: &mut Crew, modules: &mut Modules, settings: &Settings) -> Result<Lease, Failure> {
     // The worker bounds its own waits, for a link, its carrier and a lease; this bound is for a worker that does not.
@@ -41,6 +47,8 @@ pub fn await_lease(crew: &mut Crew, modules: &mut Modules, settings: &Settings) 
                 log::info!("link {name} ({}) {state}", mac_text(mac));
             }
             Some(News::Net(NetNews::Asking { link })) => log::info!("asking for an address on {link}"),
+            // To an order of an attempt before.
+            Some(News::Net(NetNews::Alone)) => {}
             Some(news @ (News::Device(_) | News::DevicesLost)) => {
                 if plug(modules, &news) {
                     crew.order_network(NetOrder::LinksChanged)?;
@@ -67,15 +75,32 @@ fn named(lease: Lease, settings: &Settings) -> Lease {
 }
 
 /// What news of the network and of devices mean once there is a lease: another one is written down, a lost one asked for
-/// again, a new device gets its driver.
-pub fn attend(crew: &mut Crew, modules: &mut Modules, settings: &Settings, news: &News) -> Result<(), Failure> {
+/// again, a new device gets its driver. Where a link gave way to another before anything had come, why: what is being
+/// fetched is to be begun anew then.
+pub fn attend(
+    crew: &mut Crew,
+    modules: &mut Modules,
+    settings: &Settings,
+    news: &News,
+) -> Result<Option<String>, Failure> {
     match news {
         // A lease is up anew after one was lost, or after its keeper died.
         News::Net(NetNews::Up(lease) | NetNews::Renewed(lease)) => {
             log::debug!("lease: {}", describe(lease));
             write_resolver(lease);
             crew.lease = Some(named(lease.clone(), settings));
+            if let News::Net(NetNews::Up(_)) = news
+                && let Some(turn) = crew.turns.leased(&lease.link, Instant::now())
+            {
+                let text = turned(&turn, &lease.link);
+                if !turn.came {
+                    return Ok(Some(text));
+                }
+                log::warn!("{text}");
+            }
         }
+        News::Net(NetNews::Asking { link }) => log::info!("asking for an address on {link}"),
+        News::Net(NetNews::Alone) => crew.turns.alone(),
         News::Net(NetNews::Failed(cause)) => {
             // The download may end well all the same; the worker asks for a new lease.
             log::warn!("{}", causes::network(cause));
@@ -86,7 +111,19 @@ pub fn attend(crew: &mut Crew, modules: &mut Modules, settings: &Settings, news:
         }
         News::Net(_) | News::Store(..) => {}
     }
-    Ok(())
+    Ok(None)
+}
+
+/// That a link gave way to `other`, and why.
+fn turned(turn: &Turn, other: &Label) -> String {
+    let Turn { link, lasted, reached, .. } = turn;
+    match reached {
+        true => format!("{link} has no lease any more: the boot goes on by {other}"),
+        false => {
+            let seconds = lasted.as_secs_f64();
+            format!("no source of the image answered by way of {link} in {seconds:.1} s: the boot turns to {other}")
+        }
+    }
 }
 
 /// Loads what a device that appeared needs; whether anything was loaded.
@@ -168,6 +205,33 @@ mod tests {
         assert_eq!(links("BOOTIF=01-02-03-04-05-06-07"), Selection::Mac([2, 3, 4, 5, 6, 7]));
         let named = Selection::Named(Label::new("eth1").unwrap());
         assert_eq!(links("BOOTIF=01-02-03-04-05-06-07 ip=eth1:dhcp"), named);
+    }
+
+    #[test]
+    fn it_is_open_which_link_it_is_unless_the_operator_names_one_or_its_address() {
+        for (line, open) in [
+            ("", true),
+            ("ip=dhcp", true),
+            ("ip=eth1:dhcp", false),
+            ("BOOTIF=01-02-03-04-05-06-07", false),
+            ("ip=10.0.0.5::10.0.0.1:24:::none", false),
+        ] {
+            assert_eq!(is_open(&order(&Settings::parse(b"", line.as_bytes()).0)), open, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_turn_is_told_in_a_sentence_with_its_length() {
+        let label = |text| Label::new(text).unwrap();
+        let turn = Turn { link: label("eth0"), lasted: Duration::from_millis(10_420), reached: false, came: false };
+        assert_eq!(
+            turned(&turn, &label("eth1")),
+            "no source of the image answered by way of eth0 in 10.4 s: the boot turns to eth1"
+        );
+        assert_eq!(
+            turned(&Turn { reached: true, came: true, ..turn }, &label("eth1")),
+            "eth0 has no lease any more: the boot goes on by eth1"
+        );
     }
 
     #[test]

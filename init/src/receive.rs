@@ -51,6 +51,15 @@ pub enum Held {
     Streaming,
 }
 
+/// How a download ended.
+#[derive(Debug)]
+pub enum Arrival {
+    /// With the image, or without where that is known to be absent.
+    Image(Option<Box<Received>>),
+    /// Nothing had come when another link took the place of the one before: by that it is to be begun anew. Why.
+    Turned(String),
+}
+
 /// A size that was found to fit.
 #[derive(Debug)]
 struct Weighed {
@@ -73,8 +82,8 @@ pub struct Download {
 }
 
 impl Download {
-    /// Fetches, or goes on where the last call stopped, until the image is complete, or known to be absent (then none).
-    /// Ends at `deadline`, which is that of `rootbeam.timeout=`.
+    /// Fetches, or goes on where the last call stopped, until the image is complete, or known to be absent. While no source
+    /// answers, the links take turns. Ends at `deadline`, which is that of `rootbeam.timeout=`.
     pub fn run(
         &mut self,
         crew: &mut Crew,
@@ -83,7 +92,7 @@ impl Download {
         (number, order, wanted): (usize, &Order, &Wanted),
         streams: &mut Streams,
         deadline: Option<Instant>,
-    ) -> Result<Option<Received>, Failure> {
+    ) -> Result<Arrival, Failure> {
         if !self.started {
             crew.order_store(number, StoreOrder::Start(wanted.clone()))?;
             self.started = true;
@@ -91,8 +100,17 @@ impl Download {
             crew.order_store(number, StoreOrder::Again)?;
         }
         let mut progress = Progress::new(order.name(), Instant::now());
+        // By the present link; another one may lead further.
+        let mut failed: Option<Failure> = None;
         loop {
             let now = Instant::now();
+            if let Some(order) = crew.turns.order(failed.is_some(), now) {
+                crew.order_network(order)?;
+            }
+            let in_vain = deadline.is_some_and(|deadline| now >= deadline) || !crew.turns.is_hopeful(now);
+            if let Some(failure) = failed.take_if(|_| in_vain) {
+                return Err(failure);
+            }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 let failure = causes::too_late(settings.timeout.unwrap_or(0), self.last.as_ref(), &order.sources);
                 return Err(Failure { remedy: order.worded(&failure.remedy), ..failure });
@@ -102,6 +120,11 @@ impl Download {
             }
             let tick = now + Duration::from_secs(1);
             match crew.next(deadline.map_or(tick, |deadline| deadline.min(tick)))? {
+                Some(News::Store(_, StoreNews::Answered)) => {
+                    if let Some(order) = crew.turns.reached() {
+                        crew.order_network(order)?;
+                    }
+                }
                 Some(News::Store(other, news)) if other != number => streams.hear(other, news, Instant::now()),
                 Some(News::Store(_, StoreNews::Size { bytes })) => {
                     self.admit(bytes, settings, order, streams)?;
@@ -143,18 +166,19 @@ impl Download {
                     };
                     let sources = std::mem::take(&mut self.sources);
                     let held = Held::Whole { because: streaming::reason(settings, &facts, self.obstacle.take()) };
-                    return Ok(Some(Received { facts, tally, sources, admitted, before, held }));
+                    let received = Received { facts, tally, sources, admitted, before, held };
+                    return Ok(Arrival::Image(Some(Box::new(received))));
                 }
-                Some(News::Store(_, StoreNews::Absent)) if order.optional => return Ok(None),
+                Some(News::Store(_, StoreNews::Absent)) if order.optional => return Ok(Arrival::Image(None)),
                 Some(News::Store(_, StoreNews::Absent)) => return Err(unasked("it takes a required image for absent")),
                 Some(News::Store(_, StoreNews::Failed(cause))) => {
-                    return Err(order.failure(&cause, wanted.kernel.as_str()));
+                    failed = Some(order.failure(&cause, wanted.kernel.as_str()));
                 }
                 Some(News::Store(_, StoreNews::Opened { facts })) => {
                     let manifest = facts.manifest;
                     if let Some((manifest, received)) = manifest.zip(self.open(facts, modules, settings)) {
                         crew.order_store(number, StoreOrder::Keep { manifest })?;
-                        return Ok(Some(received));
+                        return Ok(Arrival::Image(Some(Box::new(received))));
                     }
                 }
                 Some(News::Store(
@@ -167,7 +191,14 @@ impl Download {
                     | StoreNews::ReadWaits
                     | StoreNews::ReadGoesOn,
                 )) => {}
-                Some(news) => network::attend(crew, modules, settings, &news)?,
+                Some(news) => {
+                    if let Some(why) = network::attend(crew, modules, settings, &news)? {
+                        if let Some(Failure { object, cause, .. }) = failed {
+                            log::warn!("{object}: {cause}");
+                        }
+                        return Ok(Arrival::Turned(why));
+                    }
+                }
                 None => {}
             }
         }

@@ -12,6 +12,7 @@ use crate::modules::Uevent;
 use crate::sys::channel::{self, Received, SendError};
 use crate::sys::uevent::{Received as Announced, UeventSocket};
 use crate::sys::worker::{self, Program, Worker};
+use crate::turns::Turns;
 pub use fetcher::Fetcher;
 use member::Member;
 use std::io;
@@ -45,6 +46,8 @@ pub struct Crew {
     restarts: u32,
     /// The lease that came last, until somebody takes note of it.
     pub lease: Option<Lease>,
+    /// Whose turn it is among the links.
+    pub turns: Turns,
 }
 
 impl Crew {
@@ -55,7 +58,7 @@ impl Crew {
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, teams, program, devices, restarts: 0, lease: None })
+        Ok(Self { net, teams, program, devices, restarts: 0, lease: None, turns: Turns::new(false, 0, Instant::now()) })
     }
 
     /// The memory of each image that was begun, in that order.
@@ -67,6 +70,14 @@ impl Crew {
     pub fn turn_to_image(&mut self, number: usize) -> Result<(), Failure> {
         while self.teams.len() <= number {
             self.teams.push(Team::new(&self.program)?);
+        }
+        Ok(())
+    }
+
+    /// What was begun of image `number` is begun anew, by other workers: those before may wait for what never comes.
+    pub fn begin_anew(&mut self, number: usize) -> Result<(), Failure> {
+        if let Some(team) = self.teams.get_mut(number) {
+            self.restarts += team.begin_anew(&self.program)?;
         }
         Ok(())
     }

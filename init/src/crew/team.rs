@@ -25,13 +25,27 @@ pub(super) struct Workers {
     pub(super) serves: bool,
 }
 
+impl Workers {
+    /// A ring, and nobody as yet.
+    fn new(program: &Program) -> Result<Self, Failure> {
+        let ring = memory::create_sized("rootbeam-ring", RING_BYTES).map_err(|e| broken("memfd", &e))?;
+        let fetcher = Fetcher::new(None, ring, program.another().map_err(|e| broken(role::FETCH, &e))?);
+        Ok(Self { store: None, fetcher, serves: false })
+    }
+}
+
 impl Team {
     /// Memory for an image; the workers to come are `program`.
     pub(super) fn new(program: &Program) -> Result<Self, Failure> {
         let image = memory::create("rootbeam-image").map_err(|e| broken("memfd", &e))?;
-        let ring = memory::create_sized("rootbeam-ring", RING_BYTES).map_err(|e| broken("memfd", &e))?;
-        let fetcher = Fetcher::new(None, ring, program.another().map_err(|e| broken(role::FETCH, &e))?);
-        Ok(Self { image, workers: Some(Workers { store: None, fetcher, serves: false }) })
+        Ok(Self { image, workers: Some(Workers::new(program)?) })
+    }
+
+    /// Ends the workers as [`Team::end`] does, and has others go on with the image's memory. Not where the image is served.
+    pub(super) fn begin_anew(&mut self, program: &Program) -> Result<u32, Failure> {
+        let restarts = self.end()?;
+        self.workers = Some(Workers::new(program)?);
+        Ok(restarts)
     }
 
     /// Starts the store, without work yet.

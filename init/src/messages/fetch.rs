@@ -109,6 +109,24 @@ impl FetchCause {
         }
     }
 
+    /// Whether it is something that a source said: there is a way to it. A connection that is refused, or broken before
+    /// a word, may be anybody's doing.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::NameUnknown
+            | Self::NameServer
+            | Self::Refused
+            | Self::Unreachable
+            | Self::Proxy
+            | Self::Reset
+            | Self::Stalled
+            | Self::WorkerDied => false,
+            Self::Tls(_) | Self::Status { .. } | Self::Redirect | Self::Short | Self::Protocol | Self::WrongBytes => {
+                true
+            }
+        }
+    }
+
     /// Whether the answer says that there is no such file: stores that hide their listing say 403 for 404.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Status { status: 403 | 404 | 410, .. })

@@ -57,6 +57,15 @@ pub enum NetOrder {
     },
     /// A module was loaded or a device appeared: look for links again, where that was being waited for.
     LinksChanged,
+    /// The present lease leads nowhere: it is kept, and other links with carrier are asked for one, now and as they appear.
+    /// The first that gets one takes the place of the present link, which loses its addresses; answered by its `Up`, or
+    /// by `Alone`.
+    Elsewhere {
+        /// The links that are not asked: they had their turn.
+        but: Vec<Label>,
+    },
+    /// The present lease leads where it should: ask nowhere else any more.
+    Stay,
     /// The booted system runs while the lease is still needed: keep that, and nothing else, for the links are its own now.
     Share,
     /// The boot is over: stop renewing, leave links and addresses as they are, exit with 0.
@@ -200,6 +209,8 @@ pub enum NetNews {
     Up(Lease),
     /// The lease was renewed or changed.
     Renewed(Lease),
+    /// Answer to `Elsewhere`: there is no other link.
+    Alone,
     /// There is no network now.
     Failed(NetCause),
 }

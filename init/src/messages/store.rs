@@ -301,6 +301,8 @@ pub enum StoreNews {
         /// Bytes.
         bytes: u64,
     },
+    /// A source gave an answer, be it a refusal: there is a way to it. Said at most once a second.
+    Answered,
     /// Where the fetch stands; at most ten a second.
     Progress(Tally),
     /// A source failed and is tried again, or the next one is.

@@ -41,7 +41,7 @@ pub async fn share(
         tokio::select! {
             biased;
             order = line.order() => match order? {
-                NetOrder::LinksChanged | NetOrder::Share => {}
+                NetOrder::LinksChanged | NetOrder::Elsewhere { .. } | NetOrder::Stay | NetOrder::Share => {}
                 other => return Ok(other),
             },
             kept = kept => match kept {

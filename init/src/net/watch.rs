@@ -96,7 +96,12 @@ impl Watch {
 
     /// The selected links other than the one of that index.
     pub fn others(&self, index: u32) -> impl Iterator<Item = &Link> {
-        self.followed.values().map(|followed| &followed.link).filter(move |link| link.index != index)
+        self.links().filter(move |link| link.index != index)
+    }
+
+    /// The selected links.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.followed.values().map(|followed| &followed.link)
     }
 
     /// A server answered with something unusable.

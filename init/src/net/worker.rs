@@ -8,6 +8,7 @@ use super::lease::{Terms, fixed};
 use super::line::{Gone, Line};
 use super::link::Link;
 use super::plan::{self, Step};
+use super::search::Search;
 use super::watch::{Action, Watch};
 use crate::label::Label;
 use crate::messages::{Addressing, NetCause, NetNews, NetOrder, Selection};
@@ -18,14 +19,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often the links are looked at without being told of a change: a notice may have been lost in a full buffer.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// After how long an address is asked for again that was not to be had beside the booted system.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// For how long other links may bring a better lease than one without a route, which leads nowhere but to its own network:
 /// a server's USB link to its BMC gives such a one before any cable has carrier.
-const BETTER: Duration = Duration::from_secs(5);
+pub(super) const BETTER: Duration = Duration::from_secs(5);
 
 /// An `Up` order.
 struct Task {
@@ -60,7 +61,8 @@ pub async fn run(channel: Channel<NetNews, NetOrder>) -> Result<(), Gone> {
     loop {
         order = match order {
             NetOrder::Finish => return Ok(()),
-            NetOrder::LinksChanged => line.order().await?,
+            // Nothing is kept that would be to leave or to stay on.
+            NetOrder::LinksChanged | NetOrder::Elsewhere { .. } | NetOrder::Stay => line.order().await?,
             // It found no lease to keep: the last one was lost at that moment, or is being asked for.
             NetOrder::Share => match last.as_mut() {
                 Some(task) => {
@@ -101,7 +103,7 @@ async fn serve(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<NetOrder
                 if task.shared {
                     return beside::share(line, kernel, client, link, ours, &task.nameservers).await;
                 }
-                return hold(line, kernel, client, link, ours, &task.nameservers).await;
+                return hold(line, kernel, client, link, ours, task).await;
             }
         }
     }
@@ -163,7 +165,7 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
         tokio::select! {
             biased;
             order = line.order() => match order? {
-                NetOrder::LinksChanged => {}
+                NetOrder::LinksChanged | NetOrder::Elsewhere { .. } | NetOrder::Stay => {}
                 other => return Ok(Outset::Ordered(other)),
             },
             outcome = race.next() => match outcome {
@@ -189,15 +191,16 @@ async fn set_out(line: &Line, kernel: &mut Kernel, task: &Task) -> Result<Outset
     }
 }
 
-/// Keeps the lease and reports the link's carrier; ends with the next order.
+/// Keeps the lease and reports the link's carrier, and asks elsewhere where that is ordered; ends with the next order.
 async fn hold(
     line: &Line,
     kernel: &mut Kernel,
     mut client: Option<Box<Client>>,
     mut link: Link,
     mut ours: Ipv4Addr,
-    nameservers: &[IpAddr],
+    task: &Task,
 ) -> Result<NetOrder, Gone> {
+    let mut search: Option<Search> = None;
     loop {
         let kept = async {
             match client.as_mut() {
@@ -205,11 +208,27 @@ async fn hold(
                 None => std::future::pending().await,
             }
         };
+        let found = async {
+            match search.as_mut() {
+                Some(search) => search.found().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             order = line.order() => match order? {
-                NetOrder::LinksChanged => {}
-                NetOrder::Share => return beside::share(line, kernel, client, link, ours, nameservers).await,
+                NetOrder::LinksChanged => if let Some(search) = search.as_mut() {
+                    search.look(line, kernel).await?;
+                },
+                NetOrder::Elsewhere { but } => {
+                    let search = search.insert(Search::new(task.links.clone(), but, &task.nameservers));
+                    search.look(line, kernel).await?;
+                    if search.is_alone() {
+                        line.tell(NetNews::Alone).await?;
+                    }
+                }
+                NetOrder::Stay => search = None,
+                NetOrder::Share => return beside::share(line, kernel, client, link, ours, &task.nameservers).await,
                 other => return Ok(other),
             },
             kept = kept => match kept {
@@ -235,7 +254,34 @@ async fn hold(
                     return line.order().await;
                 }
             },
+            found = found => match found {
+                Some((winner, terms)) => {
+                    // Replies would leave by the wrong link.
+                    forget(kernel, &link).await;
+                    search = None;
+                    link = winner.link().clone();
+                    let steps = plan::configure(&link, &terms);
+                    match configured(kernel, Some(winner), link.clone(), terms, &steps).await {
+                        Outset::Up(kept, _, terms) => {
+                            client = kept;
+                            ours = terms.lease.address;
+                            line.tell(NetNews::Up(terms.lease)).await?;
+                        }
+                        Outset::Failed(cause) => {
+                            line.tell(NetNews::Failed(cause)).await?;
+                            return line.order().await;
+                        }
+                        Outset::Ordered(order) => return Ok(order),
+                    }
+                }
+                None => if let Some(search) = search.as_mut() {
+                    search.look(line, kernel).await?;
+                },
+            },
             () = kernel.changed() => {
+                if let Some(search) = search.as_mut() {
+                    search.look(line, kernel).await?;
+                }
                 // A failed look is harmless here: the lease stands, and the next change is looked at again.
                 let Ok(links) = kernel.links().await else { continue };
                 let Some(now) = links.into_iter().find(|now| now.index == link.index) else {

@@ -47,6 +47,8 @@ pub type Millis = u64;
 const IDLE: Duration = Duration::from_secs(3600);
 /// How long to wait before news that PID 1 did not take are offered again.
 const OFFER: Duration = Duration::from_millis(20);
+/// How often it is said that sources answer.
+const ANSWERED: Duration = Duration::from_secs(1);
 /// More news than this are not kept for a PID 1 that does not read.
 const OUTBOX: usize = 256;
 
@@ -97,6 +99,7 @@ struct Worker {
     fetcher: Option<Fetcher>,
     outbox: VecDeque<StoreNews>,
     time_told: bool,
+    answer_told: Option<Instant>,
     warned: Vec<Discriminant<FetchWarning>>,
     start: Instant,
 }
@@ -128,6 +131,7 @@ impl Worker {
             fetcher: None,
             outbox: VecDeque::new(),
             time_told: false,
+            answer_told: None,
             warned: Vec::new(),
             start: Instant::now(),
         })
@@ -306,6 +310,17 @@ impl Worker {
                 return true;
             }
         };
+        let answer = match &news {
+            FetchNews::Head { .. } => true,
+            FetchNews::Failed { cause, .. } => cause.is_answer(),
+            _ => false,
+        };
+        // Before what follows from it: PID 1 must not take a failure for one of the way.
+        if answer && self.answer_told.is_none_or(|told| told.elapsed() >= ANSWERED) {
+            self.answer_told = Some(Instant::now());
+            self.outbox.retain(|old| *old != StoreNews::Answered);
+            self.outbox.push_back(StoreNews::Answered);
+        }
         let now = self.now();
         if let Some(engine) = &mut self.engine {
             engine.heard(job, now);

@@ -82,7 +82,7 @@ pub fn assemble(
                 machine.stack.streams.hear(number, news, Instant::now());
                 continue;
             }
-            Some(news) => network::attend(crew, &mut machine.modules, &machine.settings, &news)?,
+            Some(news) => drop(network::attend(crew, &mut machine.modules, &machine.settings, &news)?),
             None => {}
         }
         match line.receive().map_err(broken)? {

@@ -170,6 +170,7 @@ impl Attendant {
             // It was weighed before; a store that looks at its sources anew, or a successor, asks again.
             StoreNews::Size { bytes } => self.admits = bytes == self.tally.total,
             StoreNews::NeedFetcher
+            | StoreNews::Answered
             | StoreNews::Time { .. }
             | StoreNews::Source { .. }
             | StoreNews::Opened { .. }

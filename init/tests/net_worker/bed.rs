@@ -92,6 +92,11 @@ impl Bed {
         tool("ip", &format!("-n {} link set far-{name} down", self.around));
     }
 
+    /// Moves the far end of a link to `other`'s side: a scripted server hears all links of its own.
+    pub fn move_far_end(&self, name: &str, other: &Self) {
+        tool("ip", &format!("-n {} link set far-{name} netns {}", self.around, other.around));
+    }
+
     /// Starts a DHCP server on the far end of `link`, with the address 10.7.`net`.1/24 and leases from .50 to .60;
     /// returns when it listens.
     pub fn serve(&self, link: &str, net: u8, more: &str) -> Server {

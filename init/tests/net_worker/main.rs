@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
-    let claims: [(&str, fn()); 26] = [
+    let claims: [(&str, fn()); 29] = [
         ("the_link_with_a_server_wins_and_the_others_stay_without_address", two_links),
         ("a_lease_with_a_route_wins_over_an_earlier_one_without", routeless_link),
         ("a_lease_without_a_route_wins_where_no_better_one_comes", routeless_alone),
@@ -38,6 +38,9 @@ fn main() -> ExitCode {
         ("an_unusable_renewal_leaves_the_lease_until_its_end", unusable_renewal),
         ("a_server_that_takes_its_offer_back_is_asked_again", refused_request),
         ("a_lost_lease_is_taken_off_and_a_new_one_found", lost_lease),
+        ("a_lease_that_leads_nowhere_gives_way_to_another_links_and_leaves_nothing", elsewhere),
+        ("while_other_links_are_asked_the_lease_is_kept_and_by_order_it_stays", stay),
+        ("a_link_without_others_is_said_to_be_alone_and_keeps_its_lease", alone),
         ("beside_the_booted_system_a_renewal_leaves_other_addresses", beside::renewal),
         ("beside_the_booted_system_a_lost_lease_is_asked_for_again_unordered", beside::loss),
         ("beside_the_booted_system_a_server_that_is_away_is_waited_for_unordered", beside::outage),
@@ -407,6 +410,63 @@ fn renewal() {
         "10.7.1.0/24 dev eth0 proto kernel scope link src 10.7.1.77",
     ];
     assert_eq!((bed.addresses(), bed.routes()), (before.0, routes.map(str::to_owned).to_vec()));
+}
+
+fn elsewhere() {
+    let bed = Bed::new();
+    ["eth0", "eth1", "eth2"].into_iter().zip(1..).for_each(|(name, last)| bed.plug(name, last));
+    let _zero = bed.serve("eth0", 1, "");
+    let worker = bed.worker();
+    worker.order(&by_dhcp());
+    address_of(worker.outcome(), |address| lease("eth0", 1, 1, address));
+    bed.connect("eth1");
+    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0")] });
+    while worker.news() != (NetNews::Asking { link: label("eth1") }) {}
+    let _one = bed.serve("eth1", 2, "");
+    let address = address_of(worker.outcome(), |address| lease("eth1", 2, 2, address));
+    let addresses = vec!["lo 127.0.0.1/8".to_owned(), format!("eth1 {address}/24")];
+    let routes = [
+        format!("default via 10.7.2.1 dev eth1 proto dhcp src {address}"),
+        format!("10.7.2.0/24 dev eth1 proto kernel scope link src {address}"),
+    ];
+    assert_eq!((bed.addresses(), bed.routes()), (addresses, routes.to_vec()));
+    // A link that gets its carrier while others are asked joins; one that had its turn is not asked.
+    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0"), label("eth1")] });
+    let _two = bed.serve("eth2", 3, "");
+    address_of(worker.outcome(), |address| lease("eth2", 3, 3, address));
+    assert_eq!(worker.finish().code(), Some(0));
+}
+
+fn stay() {
+    let (bed, beyond) = (Bed::new(), Bed::new());
+    bed.plug("eth0", 1);
+    bed.plug("eth1", 2);
+    let _zero = bed.serve_script("eth0", Script { times: [4, 1, 2], ..script() });
+    let worker = bed.worker();
+    worker.order(&by_dhcp());
+    assert_eq!(worker.outcome(), NetNews::Up(scripted_lease(4)));
+    bed.move_far_end("eth1", &beyond);
+    beyond.connect("eth1");
+    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0")] });
+    let renewed = |times| (0..times).for_each(|_| assert_eq!(worker.outcome(), NetNews::Renewed(scripted_lease(4))));
+    renewed(2);
+    worker.order(&NetOrder::Stay);
+    let _one = beyond.serve("eth1", 2, "");
+    // Longer than a client waits before it asks again.
+    renewed(7);
+    assert_eq!(bed.addresses(), ["lo 127.0.0.1/8", "eth0 10.7.1.77/24"]);
+}
+
+fn alone() {
+    let bed = Bed::new();
+    bed.plug("eth0", 1);
+    let _server = bed.serve("eth0", 1, "");
+    let worker = bed.worker();
+    worker.order(&by_dhcp());
+    let address = address_of(worker.outcome(), |address| lease("eth0", 1, 1, address));
+    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0")] });
+    assert_eq!(worker.outcome(), NetNews::Alone);
+    assert_eq!(bed.addresses(), ["lo 127.0.0.1/8".to_owned(), format!("eth0 {address}/24")]);
 }
 
 fn unusable_renewal() {

@@ -54,6 +54,7 @@ pub struct Bed {
     pub progress: Vec<Tally>,
     pub tally: Tally,
     pub times: Vec<u64>,
+    pub answered: bool,
     pub sources: BTreeMap<SourceIndex, SourceTally>,
 }
 
@@ -80,6 +81,7 @@ impl Bed {
             progress: Vec::new(),
             tally: Tally::default(),
             times: Vec::new(),
+            answered: false,
             sources: BTreeMap::new(),
         }
     }
@@ -132,6 +134,7 @@ impl Bed {
                         StoreNews::Done { tally, .. } => self.tally = *tally,
                         StoreNews::Warning(warning) => self.warnings.push(*warning),
                         StoreNews::Unfit { source, cause } => self.unfit.push((*source, cause.clone())),
+                        StoreNews::Answered => self.answered = true,
                         StoreNews::Absent
                         | StoreNews::Failed(_)
                         | StoreNews::Opened { .. }

@@ -123,6 +123,15 @@ fn a_busy_server_may_name_the_time_to_come_back_at_by_its_own_clock() {
 }
 
 #[test]
+fn that_a_source_answered_is_told_before_what_the_answer_leads_to_and_a_404_is_an_answer() {
+    let server = Server::start(|_| Reply::status("404 Not Found"));
+    let mut bed = Bed::new();
+    bed.send(StoreOrder::Start(wanted(&[server.url("/web.img")])));
+    while !matches!(bed.news(), StoreNews::Failed(_)) {}
+    assert!(bed.answered);
+}
+
+#[test]
 fn a_server_that_only_refuses_is_asked_for_ever_and_told_of() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closed.local_addr().unwrap();
@@ -131,7 +140,7 @@ fn a_server_that_only_refuses_is_asked_for_ever_and_told_of() {
     bed.send(StoreOrder::Start(wanted(&[format!("http://{address}/web.img")])));
     while bed.troubles.len() < 3 {
         let news = bed.news();
-        assert!(!matches!(news, StoreNews::Failed(_)), "{news:?}");
+        assert!(!matches!(news, StoreNews::Failed(_) | StoreNews::Answered), "{news:?}");
     }
     assert_eq!(bed.troubles, vec![(0, FetchCause::Refused); 3]);
 }

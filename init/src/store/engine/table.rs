@@ -210,6 +210,7 @@ fn words(actions: &[Action]) -> String {
             | StoreNews::Released
             | StoreNews::Touched { .. }
             | StoreNews::NotReleased { .. }
+            | StoreNews::Answered
             | StoreNews::Lost,
         ) => {
             unreachable!("these are the worker's own")

@@ -6,6 +6,7 @@ mod crashes;
 mod images;
 mod inits;
 mod kernels;
+mod links;
 mod network;
 mod policies;
 pub mod trust;
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub fn claims() -> Vec<Trial> {
     let groups = [
         network::claims(),
+        links::claims(),
         images::claims(),
         inits::claims(),
         kernels::claims(),

@@ -1,0 +1,134 @@
+//! Several links with a lease, of which one leads to the image.
+
+use super::super::boots::report;
+use super::{PATH, SOON, machine, refused};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use rootbeam_qemu_tests::claim::{claim, equal};
+use rootbeam_qemu_tests::images;
+use rootbeam_qemu_tests::netns::{self, Dhcp, Guest, Network, Nic};
+use rootbeam_qemu_tests::servers::site::Site;
+use std::time::{Duration, Instant};
+
+pub fn claims() -> Vec<Trial> {
+    let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
+    vec![
+        claim("errors: a link whose lease leads to no server gives way to the link that the image comes by", || {
+            turns_to_the_second(Network::new()?, "http://10.78.0.1", "")
+        }),
+        claim("errors: a link whose name server does not know the server's name gives way as well", || {
+            turns_to_the_second(
+                nameless(77)?,
+                "http://boot.test",
+                "http://boot.test/web.squashfs: the name server knows",
+            )
+        }),
+        claim("errors: the next link's own address stands in the image's URL", filled_anew),
+        claim("errors: a boot that fails by each of its links says so once", in_vain),
+        claim("errors: a link that the operator chose is kept, and so is the only one", kept),
+    ]
+}
+
+/// A network whose name server does not know the server's name.
+fn nameless(subnet: u8) -> Result<Network> {
+    let arguments = vec!["--local=/test/".to_owned()];
+    Network::subnet(subnet)?.dhcp(Dhcp { arguments, names: Vec::new(), ..Dhcp::default() })
+}
+
+fn site() -> Result<Site> {
+    Ok(Site::new().file(PATH, &images::probe()?))
+}
+
+/// The second network's DHCP server comes when the first one's has given its lease.
+fn turns_to_the_second(first: Network, server: &str, said: &str) -> Result<()> {
+    let second = Network::subnet(78)?;
+    let _http = second.http(site()?)?;
+    let guest =
+        machine(&format!("rootbeam.image={server}{PATH}"))?.nic(Nic::on(&first)).nic(Nic::on(&second)).start()?;
+    guest.console().wait_for("eth0 has 10.77.0.", SOON)?;
+    let _second = second.dhcp(Dhcp::default())?;
+    boots_by_the_second(guest, said)
+}
+
+fn boots_by_the_second(mut guest: Guest, said: &str) -> Result<()> {
+    let (probe, world) = guest.probe()?.with_context(|| guest.console().last_lines())?;
+    probe.power_off()?;
+    let console = guest.finish(Some(world.clone()))?.console;
+    let report = report(&world)?;
+    let network = report.network.context("no network in the report")?;
+    equal(&(network.link.as_str(), &network.address.octets()[..3]), &("eth1", &[10, 78, 0][..]))?;
+    let addresses = |name: &str| -> Result<Vec<String>> {
+        let link = world.links.get(name).with_context(|| format!("no {name}"))?;
+        Ok(link.addresses.iter().filter(|address| address.contains('.')).cloned().collect())
+    };
+    equal(&addresses("eth0")?, &vec![])?;
+    equal(&addresses("eth1")?, &vec![format!("{}/24", network.address)])?;
+    let strange: Vec<_> = world.routes.iter().filter(|route| route.link != "eth1").collect();
+    ensure!(!world.routes.is_empty() && strange.is_empty(), "{:?}", world.routes);
+    equal(&world.resolv_conf.as_deref(), &Some("# written by rootbeam\nnameserver 10.78.0.1\n"))?;
+    let sentence = |text: &&String| {
+        text.starts_with("no source of the image answered by way of eth0 in ")
+            && text.ends_with("the boot turns to eth1")
+    };
+    equal(&report.warnings.iter().filter(sentence).count(), &1)?;
+    equal(&(report.failures.len(), report.worker_restarts), &(0, 0))?;
+    ensure!(console.contains(said) && console.contains("the boot turns to eth1"), "{console}");
+    Ok(())
+}
+
+fn filled_anew() -> Result<()> {
+    let (first, second) = (Network::new()?, Network::subnet(78)?);
+    let _http = second.http(Site::new().file("/52-54-00-00-00-e2", &images::probe()?))?;
+    let guest = machine("rootbeam.image=http://10.78.0.1/{mac}")?
+        .nic(Nic::on(&first).mac("52:54:00:00:00:e1"))
+        .nic(Nic::on(&second).mac("52:54:00:00:00:e2"))
+        .start()?;
+    guest.console().wait_for("eth0 has 10.77.0.", SOON)?;
+    let _second = second.dhcp(Dhcp::default())?;
+    boots_by_the_second(guest, "")
+}
+
+fn in_vain() -> Result<()> {
+    let (first, second) = (nameless(77)?, nameless(78)?);
+    let booted =
+        machine("rootbeam.image=http://boot.test/web.squashfs")?.nic(Nic::on(&first)).nic(Nic::on(&second)).run()?;
+    refused(
+        &booted,
+        "FAILED at image: http://boot.test/web.squashfs: the name server knows no such name. Remedy: correct the name \
+         in rootbeam.image=, or the name server's entry for it.",
+    )?;
+    let turns = booted.console.matches("the boot turns to ").count();
+    ensure!(turns == 1, "{turns} turns:\n{}", booted.console);
+    Ok(())
+}
+
+fn kept() -> Result<()> {
+    let (first, second) = (nameless(77)?, Network::subnet(78)?.dhcp(Dhcp::default())?);
+    let _http = second.http(site()?)?;
+    let url = "rootbeam.image=http://boot.test/web.squashfs";
+    let diagnosis = "FAILED at image: http://boot.test/web.squashfs: the name server knows no such name. Remedy: \
+                     correct the name in rootbeam.image=, or the name server's entry for it.";
+    let chosen = machine(&format!("{url} BOOTIF=01-52-54-00-00-00-e1"))?
+        .nic(Nic::on(&first).mac("52:54:00:00:00:e1"))
+        .nic(Nic::on(&second));
+    for boot in [chosen, machine(url)?.nic(Nic::on(&first))] {
+        let begun = Instant::now();
+        let booted = boot.run()?;
+        refused(&booted, diagnosis)?;
+        ensure!(begun.elapsed() < Duration::from_secs(8), "nothing is to be waited for: {:?}", begun.elapsed());
+        ensure!(!booted.console.contains("the boot turns to "), "{}", booted.console);
+    }
+    // Whoever waits for a server keeps the lease meanwhile.
+    let only = Network::new()?;
+    let guest = machine("")?.nic(Nic::on(&only)).start()?;
+    guest.console().wait_for("eth0 has 10.77.0.", SOON)?;
+    // The time itself is what is tried here: a link's turn, and more.
+    std::thread::sleep(Duration::from_secs(13));
+    let _http = only.http(site()?)?;
+    let mut guest = guest;
+    let (probe, world) = guest.probe()?.with_context(|| guest.console().last_lines())?;
+    probe.power_off()?;
+    equal(&report(&world)?.warnings.iter().filter(|text| text.contains("turns to")).count(), &0)?;
+    let asked = only.dnsmasq().context("no DHCP server")?.log().matches("DHCPDISCOVER(").count();
+    equal(&asked, &1)
+}
