@@ -9,7 +9,7 @@ use std::time::Duration;
 /// The most sources of a schedule.
 pub const SOURCES: u16 = 3;
 /// Chunks of the smallest image, which has room for the probe, and of the largest one.
-const CHUNKS: std::ops::RangeInclusive<u64> = 20..=64;
+const CHUNKS: std::ops::RangeInclusive<u64> = 24..=64;
 
 /// One boot: its image, its servers and what becomes of them.
 #[derive(Clone, Debug)]
@@ -82,6 +82,13 @@ impl Schedule {
         let restarts = restarts.collect();
         let restarted = (streams && random.u8(0..4) == 0).then(|| Duration::from_millis(random.u64(..3000)));
         Self { size, vouched, sources, kills, restarts, streams, restarted }
+    }
+
+    /// Whether the source that ends well gives the first chunk wrong at first: it is asked for that again when no other one
+    /// can be, and the rest may be whole by then.
+    pub fn first_chunk_may_be_last(&self) -> bool {
+        let is_wrong = |rule: &Rule| matches!(rule.fault, Fault::WrongBytes(_));
+        self.sources.iter().any(|source| matches!(source, Nature::Troubled(rules) if rules.iter().any(is_wrong)))
     }
 }
 

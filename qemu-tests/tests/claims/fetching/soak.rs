@@ -101,8 +101,9 @@ fn run(schedule: &Schedule, seed: u64) -> Result<()> {
     equal(&about.trust, &expected)?;
     if schedule.streams {
         let by_chunks = schedule.vouched == Vouched::Manifest;
-        // A small one may be whole in the moment in which it could be served.
-        ensure!(!by_chunks || schedule.size < 1 << 20 || arrived.mode == Some(Mode::Stream), "it was not streamed");
+        // One that is whole in the moment in which it could be served is not.
+        let streamed = arrived.mode == Some(Mode::Stream) || schedule.first_chunk_may_be_last();
+        ensure!(!by_chunks || streamed, "it was not streamed: {arrived:?}");
         ensure!(by_chunks || (arrived.mode == Some(Mode::Ram) && !arrived.not_streamed.is_empty()), "{arrived:?}");
     }
     equal(&about.sources, &urls)?;
