@@ -6,6 +6,11 @@
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+/// A test that takes longer hangs: the slowest takes a minute.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Tells what is missing, if anything.
 pub type Need = fn() -> Option<String>;
@@ -13,14 +18,30 @@ pub type Need = fn() -> Option<String>;
 /// A test of what `check` asserts.
 pub fn test(name: &str, need: Need, check: impl FnOnce() + Send + 'static) -> Trial {
     let required = std::env::var("ROOTBEAM_REQUIRE").is_ok_and(|what| what == "all");
+    let title = name.to_owned();
     Trial::ignorable_test(name, move || match need() {
         Some(missing) if required => Err(format!("required, and {missing}").into()),
         Some(missing) => Ok(Completion::ignored_with(missing)),
         None => {
+            let bound = bounded(title);
             check();
+            drop(bound);
             Ok(Completion::Completed)
         }
     })
+}
+
+/// Ends the process with a message where what it returns is not dropped in time: a thread that waits for a file system
+/// whose server is stuck cannot be ended otherwise.
+fn bounded(title: String) -> mpsc::Sender<()> {
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || {
+        if end.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("test {title} has not ended after {LONGEST:?}");
+            std::process::abort();
+        }
+    });
+    ended
 }
 
 /// The tests of this program, which are functions: `tests! { NEED => TEST, TEST; NEED => TEST; }`.
