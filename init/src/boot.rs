@@ -56,7 +56,8 @@ fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
     if machine.lease.is_none() {
         let step = machine.begin(Step::Network);
         let order = network::order(&machine.settings);
-        crew.turns = Turns::new(network::is_open(&order), machine.settings.image.len(), Instant::now());
+        let stall = Duration::from_secs(machine.settings.stall.into());
+        crew.turns = Turns::new(network::is_open(&order), machine.settings.image.len(), stall);
         crew.order_network(order)?;
         // The wait for an address hides these.
         crew.begin()?;
@@ -67,19 +68,30 @@ fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
         machine.end(step, network::describe(&lease), 0);
         machine.take_lease(lease);
     }
-    crew.turns.anew(Instant::now());
-    machine.fill_sources()
+    crew.turn_links_anew(Instant::now())
+}
+
+/// The sources in the words of this machine and its lease: a link whose lease lacks one gives way to another.
+fn name_sources(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> Result<(), Failure> {
+    while let Err(failure) = machine.fill_sources() {
+        let Machine { modules, settings, stack, .. } = machine;
+        let turn = network::turn_away(crew, modules, settings, &mut stack.streams, failure, deadline)?;
+        machine.turn(crew, &turn);
+    }
+    Ok(())
 }
 
 /// Every byte of the image and of its layers, verified.
 fn fetch(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> Result<(), Failure> {
+    name_sources(machine, crew, deadline)?;
     while let Some(order) = machine.stack.next(&machine.settings)? {
         let step = machine.begin(Step::Image);
         let asked = (&order, &machine.wanted(&order)?);
         let received = match machine.stack.run(crew, &mut machine.modules, &machine.settings, asked, deadline)? {
             Arrival::Image(received) => received,
-            Arrival::Turned(why) => {
-                machine.turn(crew, why)?;
+            Arrival::Turned(turn) => {
+                machine.turn(crew, &turn);
+                name_sources(machine, crew, deadline)?;
                 continue;
             }
         };
@@ -87,10 +99,7 @@ fn fetch(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> R
         machine.end(step, order.outcome(received.as_deref()), fetched);
         machine.take_image(&order, received.as_deref());
     }
-    // It may have been renewed on other terms meanwhile.
-    if let Some(lease) = crew.lease.take() {
-        machine.take_lease(lease);
-    }
+    machine.note_lease(crew);
     Ok(())
 }
 
@@ -102,6 +111,7 @@ fn assemble(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -
         true => streaming::assembly::assemble(machine, crew, deadline)?,
         false => machine.assemble(crew)?,
     };
+    machine.note_lease(crew);
     machine.end(step, format!("root on {}", assembled.0.devices.join(", ")), size);
     Ok(assembled)
 }

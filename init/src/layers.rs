@@ -80,11 +80,12 @@ impl Stack {
         crew.turn_to_image(number)?;
         let arrival =
             self.download.run(crew, modules, settings, (number, order, wanted), &mut self.streams, deadline)?;
-        self.download = Download::default();
         let Arrival::Image(received) = &arrival else {
+            self.download = self.download.anew();
             crew.begin_anew(number)?;
             return Ok(arrival);
         };
+        self.download = Download::default();
         if let Some(Received { facts, tally, held: Held::Streaming, .. }) = received.as_deref() {
             let tally = Tally { total: facts.size, ..*tally };
             let kernel = wanted.kernel.to_string();

@@ -19,6 +19,7 @@ use crate::settings::{Notice, Settings};
 use crate::sys::loopdev::Reads;
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
+use crate::turns::Turn;
 use crate::{causes, clock, image, keys, network, root, streaming};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -172,16 +173,26 @@ impl Machine {
         self.lease = Some(lease);
     }
 
-    /// Goes on by another link, since `why`: with its lease, and its values for the words of the sources.
-    pub fn turn(&mut self, crew: &mut Crew, why: String) -> Result<(), Failure> {
-        self.warn(why);
-        if let Some(lease) = crew.lease.take() {
-            log::info!("{}", network::describe(&lease));
-            self.take_lease(lease);
+    /// Keeps the lease that came last, where one did since the last call: it may have been renewed on other terms.
+    pub fn note_lease(&mut self, crew: &mut Crew) -> bool {
+        let lease = crew.lease.take();
+        let came = lease.is_some();
+        lease.into_iter().for_each(|lease| self.take_lease(lease));
+        came
+    }
+
+    /// Goes on by another link: with its lease, and without the values of the one before for the words of the sources.
+    pub fn turn(&mut self, crew: &mut Crew, turn: &Turn) {
+        // The turns go on for as long as the boot waits for a server: the report names each link once.
+        match turn.again {
+            true => log::warn!("{turn}"),
+            false => self.warn(turn.to_string()),
+        }
+        if self.note_lease(crew) {
+            self.lease.iter().for_each(|lease| log::info!("{}", network::describe(lease)));
         }
         let (Settings { image, layers, .. }, _) = read_settings();
         (self.settings.image, self.settings.layers) = (image, layers);
-        self.fill_sources()
     }
 
     /// What the store is asked for.

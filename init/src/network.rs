@@ -5,10 +5,11 @@ use crate::contract;
 use crate::crew::{Crew, News};
 use crate::failure::Failure;
 use crate::label::Label;
-use crate::messages::{Addressing, Carrier, Lease, NetNews, NetOrder, Selection};
+use crate::messages::{Addressing, Carrier, Lease, NetNews, NetOrder, Selection, StoreNews};
 use crate::modules::Modules;
 use crate::settings::Settings;
 use crate::settings::values::mac_text;
+use crate::streaming::streams::Streams;
 use crate::turns::Turn;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -48,7 +49,7 @@ pub fn await_lease(crew: &mut Crew, modules: &mut Modules, settings: &Settings) 
             }
             Some(News::Net(NetNews::Asking { link })) => log::info!("asking for an address on {link}"),
             // To an order of an attempt before.
-            Some(News::Net(NetNews::Alone)) => {}
+            Some(News::Net(NetNews::Alone { .. })) => {}
             Some(news @ (News::Device(_) | News::DevicesLost)) => {
                 if plug(modules, &news) {
                     crew.order_network(NetOrder::LinksChanged)?;
@@ -75,32 +76,25 @@ fn named(lease: Lease, settings: &Settings) -> Lease {
 }
 
 /// What news of the network and of devices mean once there is a lease: another one is written down, a lost one asked for
-/// again, a new device gets its driver. Where a link gave way to another before anything had come, why: what is being
-/// fetched is to be begun anew then.
+/// again, a new device gets its driver. Returns the turn of a link that ended so.
 pub fn attend(
     crew: &mut Crew,
     modules: &mut Modules,
     settings: &Settings,
     news: &News,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<Turn>, Failure> {
     match news {
         // A lease is up anew after one was lost, or after its keeper died.
         News::Net(NetNews::Up(lease) | NetNews::Renewed(lease)) => {
             log::debug!("lease: {}", describe(lease));
             write_resolver(lease);
             crew.lease = Some(named(lease.clone(), settings));
-            if let News::Net(NetNews::Up(_)) = news
-                && let Some(turn) = crew.turns.leased(&lease.link, Instant::now())
-            {
-                let text = turned(&turn, &lease.link);
-                if !turn.came {
-                    return Ok(Some(text));
-                }
-                log::warn!("{text}");
+            if let News::Net(NetNews::Up(_)) = news {
+                return Ok(crew.turns.leased(&lease.link, Instant::now()));
             }
         }
         News::Net(NetNews::Asking { link }) => log::info!("asking for an address on {link}"),
-        News::Net(NetNews::Alone) => crew.turns.alone(),
+        News::Net(NetNews::Alone { number }) => crew.turns.alone(*number),
         News::Net(NetNews::Failed(cause)) => {
             // The download may end well all the same; the worker asks for a new lease.
             log::warn!("{}", causes::network(cause));
@@ -114,14 +108,37 @@ pub fn attend(
     Ok(None)
 }
 
-/// That a link gave way to `other`, and why.
-fn turned(turn: &Turn, other: &Label) -> String {
-    let Turn { link, lasted, reached, .. } = turn;
-    match reached {
-        true => format!("{link} has no lease any more: the boot goes on by {other}"),
-        false => {
-            let seconds = lasted.as_secs_f64();
-            format!("no source of the image answered by way of {link} in {seconds:.1} s: the boot turns to {other}")
+/// Waits for the turn of another link, since the boot failed by the present one; the failure where none comes before
+/// `deadline`, or none can.
+pub fn turn_away(
+    crew: &mut Crew,
+    modules: &mut Modules,
+    settings: &Settings,
+    streams: &mut Streams,
+    failure: Failure,
+    deadline: Option<Instant>,
+) -> Result<Turn, Failure> {
+    loop {
+        let now = Instant::now();
+        crew.turn_links(true, now)?;
+        if !crew.turns.is_hopeful(now) || deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(failure);
+        }
+        for (number, order) in streams.orders(now) {
+            crew.order_store(number, order)?;
+        }
+        let tick = now + Duration::from_secs(1);
+        match crew.next(deadline.map_or(tick, |deadline| deadline.min(tick)))? {
+            Some(News::Store(_, StoreNews::Answered)) => crew.keep_link()?,
+            Some(News::Store(number, news)) if streams.has(number) => streams.hear(number, news, Instant::now()),
+            // The store whose image failed has nothing to add.
+            Some(News::Store(..)) | None => {}
+            Some(news) => {
+                if let Some(turn) = attend(crew, modules, settings, &news)? {
+                    log::warn!("{}: {}", failure.object, failure.cause);
+                    return Ok(turn);
+                }
+            }
         }
     }
 }
@@ -218,20 +235,6 @@ mod tests {
         ] {
             assert_eq!(is_open(&order(&Settings::parse(b"", line.as_bytes()).0)), open, "{line}");
         }
-    }
-
-    #[test]
-    fn a_turn_is_told_in_a_sentence_with_its_length() {
-        let label = |text| Label::new(text).unwrap();
-        let turn = Turn { link: label("eth0"), lasted: Duration::from_millis(10_420), reached: false, came: false };
-        assert_eq!(
-            turned(&turn, &label("eth1")),
-            "no source of the image answered by way of eth0 in 10.4 s: the boot turns to eth1"
-        );
-        assert_eq!(
-            turned(&Turn { reached: true, came: true, ..turn }, &label("eth1")),
-            "eth0 has no lease any more: the boot goes on by eth1"
-        );
     }
 
     #[test]

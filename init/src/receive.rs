@@ -17,6 +17,7 @@ use crate::settings::Settings;
 use crate::settings::values::Mode;
 use crate::streaming;
 use crate::streaming::streams::Streams;
+use crate::turns::Turn;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,8 +57,8 @@ pub enum Held {
 pub enum Arrival {
     /// With the image, or without where that is known to be absent.
     Image(Option<Box<Received>>),
-    /// Nothing had come when another link took the place of the one before: by that it is to be begun anew. Why.
-    Turned(String),
+    /// By a link that had its turn it does not come: by the one that took its place it is to be begun anew.
+    Turned(Turn),
 }
 
 /// A size that was found to fit.
@@ -100,17 +101,9 @@ impl Download {
             crew.order_store(number, StoreOrder::Again)?;
         }
         let mut progress = Progress::new(order.name(), Instant::now());
-        // By the present link; another one may lead further.
-        let mut failed: Option<Failure> = None;
         loop {
             let now = Instant::now();
-            if let Some(order) = crew.turns.order(failed.is_some(), now) {
-                crew.order_network(order)?;
-            }
-            let in_vain = deadline.is_some_and(|deadline| now >= deadline) || !crew.turns.is_hopeful(now);
-            if let Some(failure) = failed.take_if(|_| in_vain) {
-                return Err(failure);
-            }
+            crew.turn_links(false, now)?;
             if deadline.is_some_and(|deadline| now >= deadline) {
                 let failure = causes::too_late(settings.timeout.unwrap_or(0), self.last.as_ref(), &order.sources);
                 return Err(Failure { remedy: order.worded(&failure.remedy), ..failure });
@@ -120,11 +113,7 @@ impl Download {
             }
             let tick = now + Duration::from_secs(1);
             match crew.next(deadline.map_or(tick, |deadline| deadline.min(tick)))? {
-                Some(News::Store(_, StoreNews::Answered)) => {
-                    if let Some(order) = crew.turns.reached() {
-                        crew.order_network(order)?;
-                    }
-                }
+                Some(News::Store(_, StoreNews::Answered)) => crew.keep_link()?,
                 Some(News::Store(other, news)) if other != number => streams.hear(other, news, Instant::now()),
                 Some(News::Store(_, StoreNews::Size { bytes })) => {
                     self.admit(bytes, settings, order, streams)?;
@@ -172,7 +161,9 @@ impl Download {
                 Some(News::Store(_, StoreNews::Absent)) if order.optional => return Ok(Arrival::Image(None)),
                 Some(News::Store(_, StoreNews::Absent)) => return Err(unasked("it takes a required image for absent")),
                 Some(News::Store(_, StoreNews::Failed(cause))) => {
-                    failed = Some(order.failure(&cause, wanted.kernel.as_str()));
+                    let failure = order.failure(&cause, wanted.kernel.as_str());
+                    let turn = network::turn_away(crew, modules, settings, streams, failure, deadline)?;
+                    return Ok(Arrival::Turned(turn));
                 }
                 Some(News::Store(_, StoreNews::Opened { facts })) => {
                     let manifest = facts.manifest;
@@ -191,17 +182,19 @@ impl Download {
                     | StoreNews::ReadWaits
                     | StoreNews::ReadGoesOn,
                 )) => {}
-                Some(news) => {
-                    if let Some(why) = network::attend(crew, modules, settings, &news)? {
-                        if let Some(Failure { object, cause, .. }) = failed {
-                            log::warn!("{object}: {cause}");
-                        }
-                        return Ok(Arrival::Turned(why));
-                    }
-                }
+                Some(news) => match network::attend(crew, modules, settings, &news)? {
+                    Some(turn) if !turn.came => return Ok(Arrival::Turned(turn)),
+                    Some(turn) => log::warn!("{turn}"),
+                    None => {}
+                },
                 None => {}
             }
         }
+    }
+
+    /// What is to be known of it where it is begun anew in the same memory.
+    pub fn anew(&mut self) -> Self {
+        Self { admitted: self.admitted.take(), ..Self::default() }
     }
 
     /// The image can be served before it is whole: it is, unless something is against that.

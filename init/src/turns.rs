@@ -3,13 +3,15 @@
 
 use crate::label::Label;
 use crate::messages::NetOrder;
+use std::fmt;
 use std::time::{Duration, Instant};
 
-/// So long a link may lead nowhere in the first round for each source, since these are asked one after another.
-const FIRST: Duration = Duration::from_secs(10);
+/// So much longer than a source may be silent a link may lead nowhere for each: these are asked one after another.
+const MARGIN: Duration = Duration::from_secs(5);
 /// So long the lease of a link that had no turn yet is waited for, before the round is over.
 const OTHERS: Duration = Duration::from_secs(10);
-/// Each round doubles that, up to this: whoever waits for a server waits no longer on a wrong link.
+/// Each round doubles a turn, up to this or to what one source may take: whoever waits for a server waits no longer on a
+/// wrong link.
 const MOST: Duration = Duration::from_secs(60);
 /// No round has more links: their names must fit a message.
 const LINKS: usize = 64;
@@ -19,115 +21,193 @@ const LINKS: usize = 64;
 pub struct Turns {
     /// Whether the operator left it open which link it is.
     open: bool,
-    /// The one whose turn it is.
-    present: Option<Label>,
-    /// Since when.
+    present: Option<Present>,
+    /// Those whose turn in this round was in vain.
+    had: Vec<Had>,
+    /// Links that a turn was told of before.
+    told: Vec<Label>,
+    /// Whether a source answered by any.
+    came: bool,
+    pause: Duration,
+    most: Duration,
+    /// The search for another link, where one goes on.
+    search: Option<Search>,
+    searches: u32,
+}
+
+/// The link whose turn it is.
+#[derive(Debug)]
+struct Present {
+    link: Label,
     since: Instant,
     /// Whether a source answered by it.
     reached: bool,
-    /// Whether one did by any.
-    came: bool,
-    /// Those that had their turn in this round.
-    had: Vec<Label>,
-    pause: Duration,
-    /// Since when the others are asked, where they are.
-    asking: Option<Instant>,
-    /// Whether there are no others.
+    /// Whether waiting on it mends nothing.
+    failed: bool,
+}
+
+/// A turn that was in vain.
+#[derive(Debug)]
+struct Had {
+    link: Label,
+    failed: bool,
+}
+
+#[derive(Debug)]
+struct Search {
+    number: u32,
+    since: Instant,
+    /// Whether there is no link that it could ask.
     alone: bool,
 }
 
-/// The turn of a link that has ended.
+/// The turn of a link that has ended. `Display` is a sentence about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
     /// The link.
     pub link: Label,
+    /// The one that is next.
+    pub next: Label,
     /// How long it lasted.
     pub lasted: Duration,
     /// Whether a source answered by it.
     pub reached: bool,
-    /// Whether one has answered by any link so far.
+    /// Whether the boot failed by it, for good.
+    pub failed: bool,
+    /// Whether a source has answered by any link so far.
     pub came: bool,
+    /// Whether a turn of this link ended in the same way before.
+    pub again: bool,
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { link, next, lasted, reached, failed, .. } = self;
+        match (reached, failed) {
+            (true, _) => write!(f, "{link} has no lease any more: the boot goes on by {next}"),
+            (false, true) => write!(f, "{link} does not lead to the image: the boot turns to {next}"),
+            (false, false) => {
+                let seconds = lasted.as_secs_f64();
+                write!(
+                    f,
+                    "no source of the image answered by way of {link} in {seconds:.1} s: the boot turns to {next}"
+                )
+            }
+        }
+    }
 }
 
 impl Turns {
-    /// No link has a lease yet; they take turns where it is `open` which one it is. So many sources are asked by each.
-    pub fn new(open: bool, sources: usize, now: Instant) -> Self {
-        let pause = FIRST.saturating_mul(u32::try_from(sources).unwrap_or(u32::MAX)).min(MOST);
+    /// No link has a lease yet; they take turns where it is `open` which one it is. So many sources are asked by each, and
+    /// each may be silent for `stall`.
+    pub fn new(open: bool, sources: usize, stall: Duration) -> Self {
+        let each = stall.saturating_add(MARGIN);
+        let most = MOST.max(each);
+        let pause = each.saturating_mul(u32::try_from(sources).unwrap_or(u32::MAX)).min(most);
         Self {
             open,
             present: None,
-            since: now,
-            reached: false,
-            came: false,
             had: Vec::new(),
+            told: Vec::new(),
+            came: false,
             pause,
-            asking: None,
-            alone: false,
+            most,
+            search: None,
+            searches: 0,
         }
     }
 
-    /// The boot is tried again: with a round of its own.
-    pub fn anew(&mut self, now: Instant) {
-        (self.since, self.asking) = (now, None);
+    /// The boot is tried again, with a round of its own. What the net worker is to be told.
+    pub fn anew(&mut self, now: Instant) -> Option<NetOrder> {
         self.had.clear();
+        if let Some(present) = &mut self.present {
+            (present.since, present.failed) = (now, false);
+        }
+        self.search.take().map(|_| NetOrder::Stay)
     }
 
     /// A lease came on `link`: the turn that ended with that, if that of another link did.
     pub fn leased(&mut self, link: &Label, now: Instant) -> Option<Turn> {
-        let lasted = self.lasted(now);
-        (self.since, self.asking) = (now, None);
-        if self.present.as_ref() == Some(link) {
+        // With the lease its search has ended.
+        self.search = None;
+        if let Some(same) = self.present.as_mut().filter(|present| present.link == *link) {
+            same.since = now;
             return None;
         }
-        let before = self.present.replace(link.clone())?;
-        if self.had.contains(link) {
+        let next = Present { link: link.clone(), since: now, reached: false, failed: false };
+        let Present { link: before, since, reached, failed } = self.present.replace(next)?;
+        if self.had.iter().any(|had| had.link == *link) {
             self.next_round();
         }
-        self.had.push(before.clone());
-        let reached = std::mem::take(&mut self.reached);
-        Some(Turn { link: before, lasted, reached, came: self.came })
-    }
-
-    fn lasted(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.since)
+        // Whoever led to a source is the first to be asked where the next one does not.
+        if !reached {
+            self.had.push(Had { link: before.clone(), failed });
+        }
+        let again = self.told.contains(&before);
+        if !again && self.told.len() < LINKS {
+            self.told.push(before.clone());
+        }
+        let (lasted, came) = (now.saturating_duration_since(since), self.came);
+        Some(Turn { link: before, next: link.clone(), lasted, reached, failed, came, again })
     }
 
     /// A source answered, with whatever: the link stays. What the net worker is to be told.
     pub fn reached(&mut self) -> Option<NetOrder> {
-        (self.reached, self.came) = (true, true);
-        self.asking.take().map(|_| NetOrder::Stay)
+        self.came = true;
+        if let Some(present) = &mut self.present {
+            present.reached = true;
+        }
+        self.search.take().map(|_| NetOrder::Stay)
     }
 
-    /// There is no link but those that had their turn.
-    pub fn alone(&mut self) {
-        self.alone = true;
+    /// The search of that number has no link that it could ask.
+    pub fn alone(&mut self, number: u32) {
+        if let Some(search) = self.search.as_mut().filter(|search| search.number == number) {
+            search.alone = true;
+        }
     }
 
     /// What the net worker is to be told now; at once where the boot `failed` by the present link.
     pub fn order(&mut self, failed: bool, now: Instant) -> Option<NetOrder> {
-        let present = self.present.clone().filter(|_| self.open && !self.reached)?;
-        match self.asking {
-            None if failed || self.lasted(now) >= self.pause => {}
-            // The round is over, but for a boot that failed on all of its links: the failure is told.
-            Some(_) if !failed && !self.had.is_empty() && !self.is_hopeful(now) => self.next_round(),
+        let present = self.present.as_mut().filter(|present| self.open && !present.reached)?;
+        present.failed |= failed;
+        let lasted = now.saturating_duration_since(present.since);
+        match &self.search {
+            None if present.failed || lasted >= self.pause => {}
+            Some(search) if search.is_over(now) && self.has_more_rounds() => self.next_round(),
             _ => return None,
         }
         if self.had.len() >= LINKS {
             self.had.clear();
         }
-        (self.asking, self.alone) = (Some(now), false);
-        Some(NetOrder::Elsewhere { but: self.had.iter().cloned().chain([present]).collect() })
+        self.searches = self.searches.wrapping_add(1);
+        let number = self.searches;
+        self.search = Some(Search { number, since: now, alone: false });
+        let held = self.present.as_ref()?.link.clone();
+        let but = self.had.iter().map(|had| had.link.clone()).collect();
+        Some(NetOrder::Elsewhere { number, held, but })
     }
 
-    /// Whether another link may still get its turn in this round.
+    /// Whether a link that is not out of the question had its turn: a boot that failed on all of its links says so.
+    fn has_more_rounds(&self) -> bool {
+        let failed = self.present.as_ref().is_some_and(|present| present.failed);
+        self.had.iter().any(|had| !failed || !had.failed)
+    }
+
+    /// Whether another link may still get its turn, where the boot failed by the present one.
     pub fn is_hopeful(&self, now: Instant) -> bool {
-        let asked = self.asking.is_some_and(|since| now.saturating_duration_since(since) < OTHERS);
-        asked && !self.alone && !self.reached
+        self.search.as_ref().is_some_and(|search| !search.is_over(now))
     }
 
     fn next_round(&mut self) {
         self.had.clear();
-        self.pause = (self.pause * 2).min(MOST);
+        self.pause = self.pause.saturating_mul(2).min(self.most);
+    }
+}
+
+impl Search {
+    fn is_over(&self, now: Instant) -> bool {
+        self.alone || now.saturating_duration_since(self.since) >= OTHERS
     }
 }
 
@@ -139,67 +219,79 @@ mod tests {
         Label::new(text).unwrap()
     }
 
-    fn elsewhere(but: &[&str]) -> Option<NetOrder> {
-        Some(NetOrder::Elsewhere { but: but.iter().map(|name| label(name)).collect() })
+    /// Of an order its links: the one that is kept, and those that are not asked.
+    fn links(order: Option<NetOrder>) -> Option<(String, Vec<String>)> {
+        order.map(|order| match order {
+            NetOrder::Elsewhere { held, but, .. } => (held.to_string(), but.iter().map(Label::to_string).collect()),
+            other => panic!("{other:?}"),
+        })
     }
+
+    fn elsewhere(held: &str, but: &[&str]) -> Option<(String, Vec<String>)> {
+        Some((held.to_owned(), but.iter().map(|name| (*name).to_owned()).collect()))
+    }
+
+    const STALL: Duration = Duration::from_secs(10);
 
     /// Turns of which eth0 has the first, and a clock in seconds from then on.
     fn begun(open: bool) -> (Turns, impl Fn(u64) -> Instant) {
         let start = Instant::now();
-        let mut turns = Turns::new(open, 1, start);
+        let mut turns = Turns::new(open, 1, STALL);
         assert_eq!(turns.leased(&label("eth0"), start), None);
         (turns, move |seconds| start + Duration::from_secs(seconds))
     }
 
-    /// The turn of a link by which nothing came so far.
-    fn vain(link: &str, seconds: u64) -> Option<Turn> {
-        Some(Turn { link: label(link), lasted: Duration::from_secs(seconds), reached: false, came: false })
+    /// The first turn of a link by which nothing came so far.
+    fn vain(link: &str, next: &str, seconds: u64) -> Turn {
+        let (link, next, lasted) = (label(link), label(next), Duration::from_secs(seconds));
+        Turn { link, next, lasted, reached: false, failed: false, came: false, again: false }
     }
 
     #[test]
-    fn a_link_that_leads_nowhere_gives_way_after_ten_seconds_and_another_than_those_before_follows() {
+    fn a_link_that_leads_nowhere_gives_way_after_fifteen_seconds_and_another_than_those_before_follows() {
         let (mut turns, at) = begun(true);
-        assert_eq!(turns.order(false, at(9)), None);
-        assert_eq!(turns.order(false, at(10)), elsewhere(&["eth0"]));
+        assert_eq!(turns.order(false, at(14)), None);
+        assert_eq!(links(turns.order(false, at(15))), elsewhere("eth0", &[]));
         // It stays until there is another lease, however long that takes.
-        for second in [11, 30, 3600] {
+        for second in [16, 30, 3600] {
             assert_eq!(turns.order(false, at(second)), None);
         }
-        assert_eq!(turns.leased(&label("eth1"), at(3601)), vain("eth0", 3601));
-        assert_eq!(turns.order(false, at(3610)), None);
-        assert_eq!(turns.order(false, at(3611)), elsewhere(&["eth0", "eth1"]));
-        assert_eq!(turns.leased(&label("eth2"), at(3612)), vain("eth1", 11));
+        assert_eq!(turns.leased(&label("eth1"), at(3601)), Some(vain("eth0", "eth1", 3601)));
+        assert_eq!(turns.order(false, at(3615)), None);
+        assert_eq!(links(turns.order(false, at(3616))), elsewhere("eth1", &["eth0"]));
+        assert_eq!(turns.leased(&label("eth2"), at(3617)), Some(vain("eth1", "eth2", 16)));
     }
 
     #[test]
-    fn each_source_has_its_time_but_no_turn_is_longer_than_a_minute() {
+    fn a_source_has_five_seconds_more_than_it_may_be_silent_and_a_turn_a_minute_unless_one_source_needs_more() {
         let start = Instant::now();
-        for (sources, seconds) in [(1, 10), (2, 20), (256, 60)] {
-            let mut turns = Turns::new(true, sources, start);
+        for (sources, stall, seconds) in [(1, 10, 15), (2, 10, 30), (256, 10, 60), (1, 90, 95), (3, 90, 95)] {
+            let mut turns = Turns::new(true, sources, Duration::from_secs(stall));
             turns.leased(&label("eth0"), start);
             assert_eq!(turns.order(false, start + Duration::from_secs(seconds - 1)), None);
-            assert_eq!(turns.order(false, start + Duration::from_secs(seconds)), elsewhere(&["eth0"]));
+            assert_eq!(links(turns.order(false, start + Duration::from_secs(seconds))), elsewhere("eth0", &[]));
         }
     }
 
     #[test]
     fn when_all_had_their_turn_it_goes_round_again_with_longer_turns_of_a_minute_at_most() {
         let (mut turns, at) = begun(true);
-        assert_eq!(turns.order(false, at(10)), elsewhere(&["eth0"]));
-        assert_eq!(turns.leased(&label("eth1"), at(10)), vain("eth0", 10));
-        assert_eq!(turns.order(false, at(20)), elsewhere(&["eth0", "eth1"]));
+        assert_eq!(links(turns.order(false, at(15))), elsewhere("eth0", &[]));
+        assert_eq!(turns.leased(&label("eth1"), at(15)), Some(vain("eth0", "eth1", 15)));
+        assert_eq!(links(turns.order(false, at(30))), elsewhere("eth1", &["eth0"]));
         // A third one has no carrier, or no server.
-        assert_eq!(turns.order(false, at(29)), None);
-        assert_eq!(turns.order(false, at(30)), elsewhere(&["eth1"]));
-        assert_eq!(turns.leased(&label("eth0"), at(30)), vain("eth1", 20));
-        assert_eq!(turns.order(false, at(49)), None);
-        assert_eq!(turns.order(false, at(50)), elsewhere(&["eth1", "eth0"]));
+        assert_eq!(turns.order(false, at(39)), None);
+        assert_eq!(links(turns.order(false, at(40))), elsewhere("eth1", &[]));
+        assert_eq!(turns.leased(&label("eth0"), at(40)), Some(vain("eth1", "eth0", 25)));
+        assert_eq!(turns.order(false, at(69)), None);
+        assert_eq!(links(turns.order(false, at(70))), elsewhere("eth0", &["eth1"]));
         // Where there is no third one it need not be waited for.
-        turns.alone();
-        assert_eq!(turns.order(false, at(50)), elsewhere(&["eth0"]));
-        assert_eq!(turns.leased(&label("eth1"), at(51)), vain("eth0", 21));
-        assert_eq!(turns.order(false, at(90)), None);
-        assert_eq!(turns.order(false, at(91)), elsewhere(&["eth0", "eth1"]));
+        turns.alone(4);
+        assert_eq!(links(turns.order(false, at(70))), elsewhere("eth0", &[]));
+        let told = Turn { again: true, ..vain("eth0", "eth1", 31) };
+        assert_eq!(turns.leased(&label("eth1"), at(71)), Some(told));
+        assert_eq!(turns.order(false, at(130)), None);
+        assert_eq!(links(turns.order(false, at(131))), elsewhere("eth1", &["eth0"]));
         (0..9).for_each(|_| turns.next_round());
         assert_eq!(turns.pause, MOST);
     }
@@ -210,41 +302,71 @@ mod tests {
         assert_eq!(turns.reached(), None);
         assert_eq!(turns.order(false, at(3600)), None);
         assert_eq!(turns.order(true, at(3600)), None, "what fails then is no matter of the link");
+        assert!(!turns.is_hopeful(at(3600)));
         let (mut turns, at) = begun(true);
-        assert_eq!(turns.order(false, at(10)), elsewhere(&["eth0"]));
+        assert_eq!(links(turns.order(false, at(15))), elsewhere("eth0", &[]));
         assert_eq!(turns.reached(), Some(NetOrder::Stay), "the others are asked no more");
         assert_eq!(turns.reached(), None);
         assert_eq!(turns.order(false, at(3600)), None);
     }
 
     #[test]
-    fn a_link_that_follows_one_that_was_lost_has_to_lead_to_a_source_as_well_and_what_came_is_kept() {
+    fn a_link_that_follows_one_that_was_lost_has_to_lead_to_a_source_as_well_or_that_one_is_asked_again() {
         let (mut turns, at) = begun(true);
         turns.reached();
-        let lost = Turn { link: label("eth0"), lasted: Duration::from_secs(60), reached: true, came: true };
+        let lost = Turn { reached: true, came: true, ..vain("eth0", "eth1", 60) };
         assert_eq!(turns.leased(&label("eth1"), at(60)), Some(lost));
-        assert_eq!(turns.order(false, at(70)), elsewhere(&["eth0", "eth1"]));
+        assert_eq!(links(turns.order(false, at(75))), elsewhere("eth1", &[]));
         // Had anew by the same link, a lease begins a turn and ends none.
-        assert_eq!(turns.leased(&label("eth1"), at(71)), None);
-        assert_eq!(turns.order(false, at(80)), None);
-        assert_eq!(turns.leased(&label("eth2"), at(81)), vain("eth1", 10).map(|turn| Turn { came: true, ..turn }));
+        assert_eq!(turns.leased(&label("eth1"), at(76)), None);
+        assert_eq!(turns.order(false, at(90)), None);
+        let turn = Turn { came: true, ..vain("eth1", "eth0", 15) };
+        assert_eq!(turns.leased(&label("eth0"), at(91)), Some(turn));
     }
 
     #[test]
-    fn a_boot_that_failed_waits_for_the_next_link_but_not_for_a_second_round() {
+    fn a_boot_that_failed_by_each_of_its_links_says_so_without_a_second_round() {
         let (mut turns, at) = begun(true);
-        assert_eq!(turns.order(true, at(0)), elsewhere(&["eth0"]));
+        assert_eq!(links(turns.order(true, at(0))), elsewhere("eth0", &[]));
         assert!(turns.is_hopeful(at(9)) && !turns.is_hopeful(at(10)));
-        turns.leased(&label("eth1"), at(3));
-        assert_eq!(turns.order(true, at(4)), elsewhere(&["eth0", "eth1"]));
+        let failed = Turn { failed: true, ..vain("eth0", "eth1", 3) };
+        assert_eq!(turns.leased(&label("eth1"), at(3)), Some(failed));
+        assert_eq!(links(turns.order(true, at(4))), elsewhere("eth1", &["eth0"]));
         assert!(turns.is_hopeful(at(4)));
-        turns.alone();
-        assert!(!turns.is_hopeful(at(4)));
+        turns.alone(1);
+        assert!(turns.is_hopeful(at(4)), "that is the answer to the search before");
+        turns.alone(2);
         assert_eq!(turns.order(true, at(60)), None);
-        // The next attempt has a round of its own.
-        turns.anew(at(100));
-        assert_eq!(turns.order(true, at(100)), elsewhere(&["eth1"]));
-        assert!(turns.is_hopeful(at(100)));
+        assert!(!turns.is_hopeful(at(4)));
+        // The next attempt has a round of its own, and begins with what the net worker knows.
+        assert_eq!(turns.anew(at(100)), Some(NetOrder::Stay));
+        assert_eq!(turns.anew(at(100)), None);
+        assert_eq!(turns.order(false, at(114)), None);
+        assert_eq!(links(turns.order(true, at(114))), elsewhere("eth1", &[]));
+        assert!(turns.is_hopeful(at(114)));
+    }
+
+    #[test]
+    fn a_boot_that_failed_by_one_link_goes_back_to_another_that_only_waits_for_its_server() {
+        let (mut turns, at) = begun(true);
+        assert_eq!(links(turns.order(false, at(15))), elsewhere("eth0", &[]));
+        assert_eq!(turns.leased(&label("eth1"), at(16)), Some(vain("eth0", "eth1", 16)));
+        assert_eq!(links(turns.order(true, at(17))), elsewhere("eth1", &["eth0"]));
+        turns.alone(2);
+        assert_eq!(links(turns.order(true, at(17))), elsewhere("eth1", &[]));
+        assert!(turns.is_hopeful(at(17)));
+        let failed = Turn { failed: true, ..vain("eth1", "eth0", 2) };
+        assert_eq!(turns.leased(&label("eth0"), at(18)), Some(failed));
+        // There it has twice the time.
+        assert_eq!(turns.order(false, at(47)), None);
+        assert_eq!(links(turns.order(false, at(48))), elsewhere("eth0", &["eth1"]));
+        // Where none gives a lease any more, the failure by the one that does is told.
+        assert!(turns.leased(&label("eth1"), at(49)).is_some());
+        assert_eq!(links(turns.order(true, at(50))), elsewhere("eth1", &["eth0"]));
+        assert_eq!(links(turns.order(true, at(60))), elsewhere("eth1", &[]));
+        assert!(turns.is_hopeful(at(69)));
+        assert_eq!(turns.order(true, at(70)), None);
+        assert!(!turns.is_hopeful(at(70)));
     }
 
     #[test]
@@ -254,5 +376,18 @@ mod tests {
             assert_eq!(turns.order(failed, at(3600)), None);
             assert!(!turns.is_hopeful(at(3600)));
         }
+    }
+
+    #[test]
+    fn a_turn_is_told_in_a_sentence() {
+        let turn = Turn { lasted: Duration::from_millis(10_420), ..vain("eth0", "eth1", 0) };
+        assert_eq!(
+            turn.to_string(),
+            "no source of the image answered by way of eth0 in 10.4 s: the boot turns to eth1"
+        );
+        let failed = Turn { failed: true, ..turn.clone() };
+        assert_eq!(failed.to_string(), "eth0 does not lead to the image: the boot turns to eth1");
+        let lost = Turn { reached: true, came: true, ..turn };
+        assert_eq!(lost.to_string(), "eth0 has no lease any more: the boot goes on by eth1");
     }
 }

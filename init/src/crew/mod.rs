@@ -58,7 +58,7 @@ impl Crew {
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, teams, program, devices, restarts: 0, lease: None, turns: Turns::new(false, 0, Instant::now()) })
+        Ok(Self { net, teams, program, devices, restarts: 0, lease: None, turns: Turns::new(false, 0, Duration::ZERO) })
     }
 
     /// The memory of each image that was begun, in that order.
@@ -102,6 +102,21 @@ impl Crew {
             self.net.standing_orders = vec![order.clone()];
         }
         self.net.send(&order)
+    }
+
+    /// Has the net worker ask by other links where it is time for that: at once where the boot `failed` by the present one.
+    pub fn turn_links(&mut self, failed: bool, now: Instant) -> Result<(), Failure> {
+        self.turns.order(failed, now).map_or(Ok(()), |order| self.order_network(order))
+    }
+
+    /// A source has answered: the link by which it did is kept.
+    pub fn keep_link(&mut self) -> Result<(), Failure> {
+        self.turns.reached().map_or(Ok(()), |order| self.order_network(order))
+    }
+
+    /// The boot is tried again: each link has its turn.
+    pub fn turn_links_anew(&mut self, now: Instant) -> Result<(), Failure> {
+        self.turns.anew(now).map_or(Ok(()), |order| self.order_network(order))
     }
 
     /// Starts the store of the image that is next, without work yet: its start is hidden behind the wait for the network.

@@ -59,9 +59,13 @@ pub enum NetOrder {
     LinksChanged,
     /// The present lease leads nowhere: it is kept, and other links with carrier are asked for one, now and as they appear.
     /// The first that gets one takes the place of the present link, which loses its addresses; answered by its `Up`, or
-    /// by `Alone`.
+    /// by `Alone`. Not answered where another link has the lease by now, for that one's `Up` is under way.
     Elsewhere {
-        /// The links that are not asked: they had their turn.
+        /// Tells the answers to several searches apart.
+        number: u32,
+        /// The link whose lease is kept.
+        held: Label,
+        /// The links that are not asked besides: they had their turn.
         but: Vec<Label>,
     },
     /// The present lease leads where it should: ask nowhere else any more.
@@ -210,7 +214,10 @@ pub enum NetNews {
     /// The lease was renewed or changed.
     Renewed(Lease),
     /// Answer to `Elsewhere`: there is no other link.
-    Alone,
+    Alone {
+        /// That of the search.
+        number: u32,
+    },
     /// There is no network now.
     Failed(NetCause),
 }

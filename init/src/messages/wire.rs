@@ -131,7 +131,7 @@ mod tests {
             NetNews::Asking { link: label("eth1") },
             NetNews::Up(lease.clone()),
             NetNews::Renewed(lease),
-            NetNews::Alone,
+            NetNews::Alone { number: 7 },
             NetNews::Failed(NetCause::NoSuchLink { present: vec![label("eth0"), label("eth1")] }),
         ];
         assert!(feed(&good, 0x2006) > 1000, "hardly anything was decoded, so hardly anything was tried");

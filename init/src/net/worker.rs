@@ -220,11 +220,12 @@ async fn hold(
                 NetOrder::LinksChanged => if let Some(search) = search.as_mut() {
                     search.look(line, kernel).await?;
                 },
-                NetOrder::Elsewhere { but } => {
+                NetOrder::Elsewhere { number, held, mut but } => if held == link.name {
+                    but.push(held);
                     let search = search.insert(Search::new(task.links.clone(), but, &task.nameservers));
                     search.look(line, kernel).await?;
                     if search.is_alone() {
-                        line.tell(NetNews::Alone).await?;
+                        line.tell(NetNews::Alone { number }).await?;
                     }
                 }
                 NetOrder::Stay => search = None,

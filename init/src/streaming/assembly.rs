@@ -8,7 +8,7 @@ use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::image::{self, Mounted};
 use crate::machine::Machine;
-use crate::messages::StoreOrder;
+use crate::messages::{StoreNews, StoreOrder};
 use crate::network;
 use crate::receive::Held;
 use crate::root;
@@ -76,13 +76,23 @@ pub fn assemble(
             crew.order_store(number, order)?;
         }
         let tick = now + Duration::from_secs(1);
+        // A lease that is lost by now may be won by a link that leads nowhere.
+        crew.turn_links(false, now)?;
         // All that the stores have said comes first: a root that was read through one that is lost is none.
         match crew.next_beside(tick, &[line.as_fd(), child.as_fd()])? {
+            Some(News::Store(_, StoreNews::Answered)) => {
+                crew.keep_link()?;
+                continue;
+            }
             Some(News::Store(number, news)) => {
                 machine.stack.streams.hear(number, news, Instant::now());
                 continue;
             }
-            Some(news) => drop(network::attend(crew, &mut machine.modules, &machine.settings, &news)?),
+            Some(news) => {
+                if let Some(turn) = network::attend(crew, &mut machine.modules, &machine.settings, &news)? {
+                    log::warn!("{turn}");
+                }
+            }
             None => {}
         }
         match line.receive().map_err(broken)? {

@@ -412,6 +412,10 @@ fn renewal() {
     assert_eq!((bed.addresses(), bed.routes()), (before.0, routes.map(str::to_owned).to_vec()));
 }
 
+fn elsewhere_than(number: u32, held: &str, but: &[&str]) -> NetOrder {
+    NetOrder::Elsewhere { number, held: label(held), but: but.iter().map(|name| label(name)).collect() }
+}
+
 fn elsewhere() {
     let bed = Bed::new();
     ["eth0", "eth1", "eth2"].into_iter().zip(1..).for_each(|(name, last)| bed.plug(name, last));
@@ -420,7 +424,7 @@ fn elsewhere() {
     worker.order(&by_dhcp());
     address_of(worker.outcome(), |address| lease("eth0", 1, 1, address));
     bed.connect("eth1");
-    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0")] });
+    worker.order(&elsewhere_than(1, "eth0", &[]));
     while worker.news() != (NetNews::Asking { link: label("eth1") }) {}
     let _one = bed.serve("eth1", 2, "");
     let address = address_of(worker.outcome(), |address| lease("eth1", 2, 2, address));
@@ -431,7 +435,7 @@ fn elsewhere() {
     ];
     assert_eq!((bed.addresses(), bed.routes()), (addresses, routes.to_vec()));
     // A link that gets its carrier while others are asked joins; one that had its turn is not asked.
-    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0"), label("eth1")] });
+    worker.order(&elsewhere_than(1, "eth1", &["eth0"]));
     let _two = bed.serve("eth2", 3, "");
     address_of(worker.outcome(), |address| lease("eth2", 3, 3, address));
     assert_eq!(worker.finish().code(), Some(0));
@@ -447,7 +451,7 @@ fn stay() {
     assert_eq!(worker.outcome(), NetNews::Up(scripted_lease(4)));
     bed.move_far_end("eth1", &beyond);
     beyond.connect("eth1");
-    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0")] });
+    worker.order(&elsewhere_than(1, "eth0", &[]));
     let renewed = |times| (0..times).for_each(|_| assert_eq!(worker.outcome(), NetNews::Renewed(scripted_lease(4))));
     renewed(2);
     worker.order(&NetOrder::Stay);
@@ -464,8 +468,10 @@ fn alone() {
     let worker = bed.worker();
     worker.order(&by_dhcp());
     let address = address_of(worker.outcome(), |address| lease("eth0", 1, 1, address));
-    worker.order(&NetOrder::Elsewhere { but: vec![label("eth0")] });
-    assert_eq!(worker.outcome(), NetNews::Alone);
+    // One that crossed the news of another link's lease is too late: nobody else is to lose its turn by it.
+    worker.order(&elsewhere_than(1, "eth1", &[]));
+    worker.order(&elsewhere_than(2, "eth0", &[]));
+    assert_eq!(worker.outcome(), NetNews::Alone { number: 2 });
     assert_eq!(bed.addresses(), ["lo 127.0.0.1/8".to_owned(), format!("eth0 {address}/24")]);
 }
 

@@ -139,7 +139,7 @@ fn status(probe: &mut Probe) -> Result<Status> {
 }
 
 /// Waits until the RAM disk stands by itself.
-fn completion(probe: &mut Probe) -> Result<Status> {
+pub fn completion(probe: &mut Probe) -> Result<Status> {
     let deadline = Instant::now() + SOON;
     loop {
         // The file comes with the keeper's first words.
