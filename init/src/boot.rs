@@ -25,6 +25,7 @@ pub fn boot(machine: &mut Machine) -> Result<Infallible, Failure> {
             hand_over(machine, crew, &mounted, &init).map_err(|failure| Failure { retry: Retry::Never, ..failure })
         }
         Err(failure) => {
+            machine.note_network(&mut crew);
             // What was verified stays with the crew for the next attempt.
             machine.crew = Some(crew);
             Err(failure)
@@ -57,7 +58,8 @@ fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
         let step = machine.begin(Step::Network);
         let order = network::order(&machine.settings);
         let stall = Duration::from_secs(machine.settings.stall.into());
-        crew.turns = Turns::new(network::is_open(&order), machine.settings.image.len(), stall);
+        let limit = machine.settings.timeout.map(|seconds| Duration::from_secs(seconds.into()));
+        crew.turns = Turns::new(network::is_open(&order), machine.settings.image.len(), stall, limit);
         crew.order_network(order)?;
         // The wait for an address hides these.
         crew.begin()?;
@@ -73,10 +75,15 @@ fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
 
 /// The sources in the words of this machine and its lease: a link whose lease lacks one gives way to another.
 fn name_sources(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> Result<(), Failure> {
+    machine.note_network(crew);
     while let Err(failure) = machine.fill_sources() {
         let Machine { modules, settings, stack, .. } = machine;
-        let turn = network::turn_away(crew, modules, settings, &mut stack.streams, failure, deadline)?;
-        machine.turn(crew, &turn);
+        match network::turn_away(crew, modules, settings, &mut stack.streams, failure, deadline) {
+            Ok(()) => machine.turn(crew),
+            // The same link's may say more by now.
+            Err(_) if machine.note_network(crew) => {}
+            Err(failure) => return Err(failure),
+        }
     }
     Ok(())
 }
@@ -89,8 +96,8 @@ fn fetch(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> R
         let asked = (&order, &machine.wanted(&order)?);
         let received = match machine.stack.run(crew, &mut machine.modules, &machine.settings, asked, deadline)? {
             Arrival::Image(received) => received,
-            Arrival::Turned(turn) => {
-                machine.turn(crew, &turn);
+            Arrival::Turned => {
+                machine.turn(crew);
                 name_sources(machine, crew, deadline)?;
                 continue;
             }
@@ -99,7 +106,7 @@ fn fetch(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -> R
         machine.end(step, order.outcome(received.as_deref()), fetched);
         machine.take_image(&order, received.as_deref());
     }
-    machine.note_lease(crew);
+    machine.note_network(crew);
     Ok(())
 }
 
@@ -111,7 +118,7 @@ fn assemble(machine: &mut Machine, crew: &mut Crew, deadline: Option<Instant>) -
         true => streaming::assembly::assemble(machine, crew, deadline)?,
         false => machine.assemble(crew)?,
     };
-    machine.note_lease(crew);
+    machine.note_network(crew);
     machine.end(step, format!("root on {}", assembled.0.devices.join(", ")), size);
     Ok(assembled)
 }

@@ -19,7 +19,6 @@ use crate::settings::{Notice, Settings};
 use crate::sys::loopdev::Reads;
 use crate::sys::machine::{self, Kernel};
 use crate::sys::tree::Root;
-use crate::turns::Turn;
 use crate::{causes, clock, image, keys, network, root, streaming};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -173,8 +172,10 @@ impl Machine {
         self.lease = Some(lease);
     }
 
-    /// Keeps the lease that came last, where one did since the last call: it may have been renewed on other terms.
-    pub fn note_lease(&mut self, crew: &mut Crew) -> bool {
+    /// Keeps what came of the network since the last call: turns of links for the report, and the lease that came last,
+    /// on other terms maybe; whether one did.
+    pub fn note_network(&mut self, crew: &mut Crew) -> bool {
+        self.report.warnings.extend(crew.turned.drain(..).map(|turn| turn.to_string()));
         let lease = crew.lease.take();
         let came = lease.is_some();
         lease.into_iter().for_each(|lease| self.take_lease(lease));
@@ -182,13 +183,8 @@ impl Machine {
     }
 
     /// Goes on by another link: with its lease, and without the values of the one before for the words of the sources.
-    pub fn turn(&mut self, crew: &mut Crew, turn: &Turn) {
-        // The turns go on for as long as the boot waits for a server: the report names each link once.
-        match turn.again {
-            true => log::warn!("{turn}"),
-            false => self.warn(turn.to_string()),
-        }
-        if self.note_lease(crew) {
+    pub fn turn(&mut self, crew: &mut Crew) {
+        if self.note_network(crew) {
             self.lease.iter().for_each(|lease| log::info!("{}", network::describe(lease)));
         }
         let (Settings { image, layers, .. }, _) = read_settings();
@@ -341,7 +337,7 @@ impl Machine {
         if let Some(text) = root::check_modules(&new_root, &self.kernel, self.modules.are_loadable()) {
             self.warn(text);
         }
-        self.dress(&new_root);
+        self.dress(&new_root, self.lease.as_ref());
         Ok((mounted, init))
     }
 
@@ -361,10 +357,10 @@ impl Machine {
         Ok(())
     }
 
-    /// Puts this machine's identity into the new root.
-    pub fn dress(&self, new_root: &Root) {
+    /// Puts this machine's identity into the new root, and what its lease says.
+    pub fn dress(&self, new_root: &Root, lease: Option<&Lease>) {
         let product_uuid = std::fs::read_to_string(Path::new(DMI).join("product_uuid")).unwrap_or_default();
-        if let Some(lease) = &self.lease {
+        if let Some(lease) = lease {
             root::dress(new_root, lease, &product_uuid);
         }
     }

@@ -76,7 +76,7 @@ fn named(lease: Lease, settings: &Settings) -> Lease {
 }
 
 /// What news of the network and of devices mean once there is a lease: another one is written down, a lost one asked for
-/// again, a new device gets its driver. Returns the turn of a link that ended so.
+/// again, a new device gets its driver. Returns the turn of a link that ended so, to be told.
 pub fn attend(
     crew: &mut Crew,
     modules: &mut Modules,
@@ -90,7 +90,10 @@ pub fn attend(
             write_resolver(lease);
             crew.lease = Some(named(lease.clone(), settings));
             if let News::Net(NetNews::Up(_)) = news {
-                return Ok(crew.turns.leased(&lease.link, Instant::now()));
+                let (order, turn) = crew.turns.leased(&lease.link, Instant::now());
+                order.map_or(Ok(()), |order| crew.order_network(order))?;
+                crew.turned.extend(turn.iter().filter(|turn| !turn.again).cloned());
+                return Ok(turn);
             }
         }
         News::Net(NetNews::Asking { link }) => log::info!("asking for an address on {link}"),
@@ -108,7 +111,7 @@ pub fn attend(
     Ok(None)
 }
 
-/// Waits for the turn of another link, since the boot failed by the present one; the failure where none comes before
+/// Waits until another link has its turn, since the boot failed by the present one; the failure where that is not so before
 /// `deadline`, or none can.
 pub fn turn_away(
     crew: &mut Crew,
@@ -117,7 +120,7 @@ pub fn turn_away(
     streams: &mut Streams,
     failure: Failure,
     deadline: Option<Instant>,
-) -> Result<Turn, Failure> {
+) -> Result<(), Failure> {
     loop {
         let now = Instant::now();
         crew.turn_links(true, now)?;
@@ -136,7 +139,8 @@ pub fn turn_away(
             Some(news) => {
                 if let Some(turn) = attend(crew, modules, settings, &news)? {
                     log::warn!("{}: {}", failure.object, failure.cause);
-                    return Ok(turn);
+                    log::warn!("{turn}");
+                    return Ok(());
                 }
             }
         }

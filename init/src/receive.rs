@@ -17,7 +17,6 @@ use crate::settings::Settings;
 use crate::settings::values::Mode;
 use crate::streaming;
 use crate::streaming::streams::Streams;
-use crate::turns::Turn;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -58,7 +57,7 @@ pub enum Arrival {
     /// With the image, or without where that is known to be absent.
     Image(Option<Box<Received>>),
     /// By a link that had its turn it does not come: by the one that took its place it is to be begun anew.
-    Turned(Turn),
+    Turned,
 }
 
 /// A size that was found to fit.
@@ -162,8 +161,8 @@ impl Download {
                 Some(News::Store(_, StoreNews::Absent)) => return Err(unasked("it takes a required image for absent")),
                 Some(News::Store(_, StoreNews::Failed(cause))) => {
                     let failure = order.failure(&cause, wanted.kernel.as_str());
-                    let turn = network::turn_away(crew, modules, settings, streams, failure, deadline)?;
-                    return Ok(Arrival::Turned(turn));
+                    network::turn_away(crew, modules, settings, streams, failure, deadline)?;
+                    return Ok(Arrival::Turned);
                 }
                 Some(News::Store(_, StoreNews::Opened { facts })) => {
                     let manifest = facts.manifest;
@@ -182,11 +181,14 @@ impl Download {
                     | StoreNews::ReadWaits
                     | StoreNews::ReadGoesOn,
                 )) => {}
-                Some(news) => match network::attend(crew, modules, settings, &news)? {
-                    Some(turn) if !turn.came => return Ok(Arrival::Turned(turn)),
-                    Some(turn) => log::warn!("{turn}"),
-                    None => {}
-                },
+                Some(news) => {
+                    if let Some(turn) = network::attend(crew, modules, settings, &news)? {
+                        log::warn!("{turn}");
+                        if !turn.came {
+                            return Ok(Arrival::Turned);
+                        }
+                    }
+                }
                 None => {}
             }
         }

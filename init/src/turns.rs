@@ -24,10 +24,12 @@ pub struct Turns {
     present: Option<Present>,
     /// Those whose turn in this round was in vain.
     had: Vec<Had>,
-    /// Links that a turn was told of before.
-    told: Vec<Label>,
+    /// The ends of turns that were told of before.
+    told: Vec<(Label, End)>,
     /// Whether a source answered by any.
     came: bool,
+    /// How long a turn lasts at first, now, and at most.
+    first: Duration,
     pause: Duration,
     most: Duration,
     /// The search for another link, where one goes on.
@@ -61,6 +63,17 @@ struct Search {
     alone: bool,
 }
 
+/// How the turn of a link ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// No source had answered by it.
+    InVain,
+    /// The boot had failed by it, for good.
+    Failed,
+    /// A source had answered by it, and its lease was lost.
+    Lost,
+}
+
 /// The turn of a link that has ended. `Display` is a sentence about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
@@ -70,10 +83,8 @@ pub struct Turn {
     pub next: Label,
     /// How long it lasted.
     pub lasted: Duration,
-    /// Whether a source answered by it.
-    pub reached: bool,
-    /// Whether the boot failed by it, for good.
-    pub failed: bool,
+    /// How it ended.
+    pub end: End,
     /// Whether a source has answered by any link so far.
     pub came: bool,
     /// Whether a turn of this link ended in the same way before.
@@ -82,11 +93,11 @@ pub struct Turn {
 
 impl fmt::Display for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { link, next, lasted, reached, failed, .. } = self;
-        match (reached, failed) {
-            (true, _) => write!(f, "{link} has no lease any more: the boot goes on by {next}"),
-            (false, true) => write!(f, "{link} does not lead to the image: the boot turns to {next}"),
-            (false, false) => {
+        let Self { link, next, lasted, end, .. } = self;
+        match end {
+            End::Lost => write!(f, "{link} has no lease any more: the boot goes on by {next}"),
+            End::Failed => write!(f, "{link} does not lead to the image: the boot turns to {next}"),
+            End::InVain => {
                 let seconds = lasted.as_secs_f64();
                 write!(
                     f,
@@ -99,41 +110,49 @@ impl fmt::Display for Turn {
 
 impl Turns {
     /// No link has a lease yet; they take turns where it is `open` which one it is. So many sources are asked by each, and
-    /// each may be silent for `stall`.
-    pub fn new(open: bool, sources: usize, stall: Duration) -> Self {
+    /// each may be silent for `stall`; the boot ends after `limit`, in which two links have their turns at least.
+    pub fn new(open: bool, sources: usize, stall: Duration, limit: Option<Duration>) -> Self {
         let each = stall.saturating_add(MARGIN);
-        let most = MOST.max(each);
-        let pause = each.saturating_mul(u32::try_from(sources).unwrap_or(u32::MAX)).min(most);
+        let most = MOST.max(each).min(limit.map_or(Duration::MAX, |limit| limit / 3));
+        let first = each.saturating_mul(u32::try_from(sources).unwrap_or(u32::MAX)).min(most);
         Self {
             open,
             present: None,
             had: Vec::new(),
             told: Vec::new(),
             came: false,
-            pause,
+            first,
+            pause: first,
             most,
             search: None,
             searches: 0,
         }
     }
 
-    /// The boot is tried again, with a round of its own. What the net worker is to be told.
+    /// The boot is tried again, and each link may have its turn again where no source answers by the present one. What the
+    /// net worker is to be told.
     pub fn anew(&mut self, now: Instant) -> Option<NetOrder> {
         self.had.clear();
+        self.pause = self.first;
         if let Some(present) = &mut self.present {
             (present.since, present.failed) = (now, false);
         }
         self.search.take().map(|_| NetOrder::Stay)
     }
 
-    /// A lease came on `link`: the turn that ended with that, if that of another link did.
-    pub fn leased(&mut self, link: &Label, now: Instant) -> Option<Turn> {
-        // With the lease its search has ended.
-        self.search = None;
+    /// A lease came on `link`: the turn that ended with that, if that of another link did. What the net worker is to be told.
+    pub fn leased(&mut self, link: &Label, now: Instant) -> (Option<NetOrder>, Option<Turn>) {
+        let search = self.search.take();
         if let Some(same) = self.present.as_mut().filter(|present| present.link == *link) {
             same.since = now;
-            return None;
+            // The order may have crossed the news: then the worker searches though the link has its turn anew.
+            return (search.map(|_| NetOrder::Stay), None);
         }
+        (None, self.ended_by(link, now))
+    }
+
+    /// The turn that ends as that of `link` begins; the search has ended with its lease.
+    fn ended_by(&mut self, link: &Label, now: Instant) -> Option<Turn> {
         let next = Present { link: link.clone(), since: now, reached: false, failed: false };
         let Present { link: before, since, reached, failed } = self.present.replace(next)?;
         if self.had.iter().any(|had| had.link == *link) {
@@ -143,12 +162,18 @@ impl Turns {
         if !reached {
             self.had.push(Had { link: before.clone(), failed });
         }
-        let again = self.told.contains(&before);
-        if !again && self.told.len() < LINKS {
-            self.told.push(before.clone());
+        let end = match (reached, failed) {
+            (true, _) => End::Lost,
+            (false, true) => End::Failed,
+            (false, false) => End::InVain,
+        };
+        let told = (before, end);
+        let again = self.told.contains(&told) || self.told.len() >= LINKS;
+        if !again {
+            self.told.push(told.clone());
         }
         let (lasted, came) = (now.saturating_duration_since(since), self.came);
-        Some(Turn { link: before, next: link.clone(), lasted, reached, failed, came, again })
+        Some(Turn { link: told.0, next: link.clone(), lasted, end, came, again })
     }
 
     /// A source answered, with whatever: the link stays. What the net worker is to be told.
@@ -236,15 +261,20 @@ mod tests {
     /// Turns of which eth0 has the first, and a clock in seconds from then on.
     fn begun(open: bool) -> (Turns, impl Fn(u64) -> Instant) {
         let start = Instant::now();
-        let mut turns = Turns::new(open, 1, STALL);
-        assert_eq!(turns.leased(&label("eth0"), start), None);
+        let mut turns = Turns::new(open, 1, STALL, None);
+        assert_eq!(turns.leased(&label("eth0"), start), (None, None));
         (turns, move |seconds| start + Duration::from_secs(seconds))
     }
 
     /// The first turn of a link by which nothing came so far.
     fn vain(link: &str, next: &str, seconds: u64) -> Turn {
         let (link, next, lasted) = (label(link), label(next), Duration::from_secs(seconds));
-        Turn { link, next, lasted, reached: false, failed: false, came: false, again: false }
+        Turn { link, next, lasted, end: End::InVain, came: false, again: false }
+    }
+
+    /// Nothing for the net worker, and this turn.
+    fn only(turn: Turn) -> (Option<NetOrder>, Option<Turn>) {
+        (None, Some(turn))
     }
 
     #[test]
@@ -256,17 +286,26 @@ mod tests {
         for second in [16, 30, 3600] {
             assert_eq!(turns.order(false, at(second)), None);
         }
-        assert_eq!(turns.leased(&label("eth1"), at(3601)), Some(vain("eth0", "eth1", 3601)));
+        assert_eq!(turns.leased(&label("eth1"), at(3601)), only(vain("eth0", "eth1", 3601)));
         assert_eq!(turns.order(false, at(3615)), None);
         assert_eq!(links(turns.order(false, at(3616))), elsewhere("eth1", &["eth0"]));
-        assert_eq!(turns.leased(&label("eth2"), at(3617)), Some(vain("eth1", "eth2", 16)));
+        assert_eq!(turns.leased(&label("eth2"), at(3617)), only(vain("eth1", "eth2", 16)));
     }
 
     #[test]
     fn a_source_has_five_seconds_more_than_it_may_be_silent_and_a_turn_a_minute_unless_one_source_needs_more() {
         let start = Instant::now();
-        for (sources, stall, seconds) in [(1, 10, 15), (2, 10, 30), (256, 10, 60), (1, 90, 95), (3, 90, 95)] {
-            let mut turns = Turns::new(true, sources, Duration::from_secs(stall));
+        let (none, limit) = (None, |seconds| Some(Duration::from_secs(seconds)));
+        for (sources, stall, limit, seconds) in [
+            (1, 10, none, 15),
+            (2, 10, none, 30),
+            (256, 10, none, 60),
+            (1, 90, none, 95),
+            (3, 90, none, 95),
+            (2, 10, limit(30), 10),
+            (2, 10, limit(600), 30),
+        ] {
+            let mut turns = Turns::new(true, sources, Duration::from_secs(stall), limit);
             turns.leased(&label("eth0"), start);
             assert_eq!(turns.order(false, start + Duration::from_secs(seconds - 1)), None);
             assert_eq!(links(turns.order(false, start + Duration::from_secs(seconds))), elsewhere("eth0", &[]));
@@ -277,19 +316,19 @@ mod tests {
     fn when_all_had_their_turn_it_goes_round_again_with_longer_turns_of_a_minute_at_most() {
         let (mut turns, at) = begun(true);
         assert_eq!(links(turns.order(false, at(15))), elsewhere("eth0", &[]));
-        assert_eq!(turns.leased(&label("eth1"), at(15)), Some(vain("eth0", "eth1", 15)));
+        assert_eq!(turns.leased(&label("eth1"), at(15)), only(vain("eth0", "eth1", 15)));
         assert_eq!(links(turns.order(false, at(30))), elsewhere("eth1", &["eth0"]));
         // A third one has no carrier, or no server.
         assert_eq!(turns.order(false, at(39)), None);
         assert_eq!(links(turns.order(false, at(40))), elsewhere("eth1", &[]));
-        assert_eq!(turns.leased(&label("eth0"), at(40)), Some(vain("eth1", "eth0", 25)));
+        assert_eq!(turns.leased(&label("eth0"), at(40)), only(vain("eth1", "eth0", 25)));
         assert_eq!(turns.order(false, at(69)), None);
         assert_eq!(links(turns.order(false, at(70))), elsewhere("eth0", &["eth1"]));
         // Where there is no third one it need not be waited for.
         turns.alone(4);
         assert_eq!(links(turns.order(false, at(70))), elsewhere("eth0", &[]));
         let told = Turn { again: true, ..vain("eth0", "eth1", 31) };
-        assert_eq!(turns.leased(&label("eth1"), at(71)), Some(told));
+        assert_eq!(turns.leased(&label("eth1"), at(71)), only(told));
         assert_eq!(turns.order(false, at(130)), None);
         assert_eq!(links(turns.order(false, at(131))), elsewhere("eth1", &["eth0"]));
         (0..9).for_each(|_| turns.next_round());
@@ -314,14 +353,15 @@ mod tests {
     fn a_link_that_follows_one_that_was_lost_has_to_lead_to_a_source_as_well_or_that_one_is_asked_again() {
         let (mut turns, at) = begun(true);
         turns.reached();
-        let lost = Turn { reached: true, came: true, ..vain("eth0", "eth1", 60) };
-        assert_eq!(turns.leased(&label("eth1"), at(60)), Some(lost));
+        let lost = Turn { end: End::Lost, came: true, ..vain("eth0", "eth1", 60) };
+        assert_eq!(turns.leased(&label("eth1"), at(60)), only(lost));
         assert_eq!(links(turns.order(false, at(75))), elsewhere("eth1", &[]));
-        // Had anew by the same link, a lease begins a turn and ends none.
-        assert_eq!(turns.leased(&label("eth1"), at(76)), None);
+        // Had anew by the same link, a lease begins a turn and ends none; a search that was under way has no end by itself.
+        assert_eq!(turns.leased(&label("eth1"), at(76)), (Some(NetOrder::Stay), None));
+        assert_eq!(turns.leased(&label("eth1"), at(76)), (None, None));
         assert_eq!(turns.order(false, at(90)), None);
         let turn = Turn { came: true, ..vain("eth1", "eth0", 15) };
-        assert_eq!(turns.leased(&label("eth0"), at(91)), Some(turn));
+        assert_eq!(turns.leased(&label("eth0"), at(91)), only(turn));
     }
 
     #[test]
@@ -329,8 +369,8 @@ mod tests {
         let (mut turns, at) = begun(true);
         assert_eq!(links(turns.order(true, at(0))), elsewhere("eth0", &[]));
         assert!(turns.is_hopeful(at(9)) && !turns.is_hopeful(at(10)));
-        let failed = Turn { failed: true, ..vain("eth0", "eth1", 3) };
-        assert_eq!(turns.leased(&label("eth1"), at(3)), Some(failed));
+        let failed = Turn { end: End::Failed, ..vain("eth0", "eth1", 3) };
+        assert_eq!(turns.leased(&label("eth1"), at(3)), only(failed));
         assert_eq!(links(turns.order(true, at(4))), elsewhere("eth1", &["eth0"]));
         assert!(turns.is_hopeful(at(4)));
         turns.alone(1);
@@ -350,18 +390,19 @@ mod tests {
     fn a_boot_that_failed_by_one_link_goes_back_to_another_that_only_waits_for_its_server() {
         let (mut turns, at) = begun(true);
         assert_eq!(links(turns.order(false, at(15))), elsewhere("eth0", &[]));
-        assert_eq!(turns.leased(&label("eth1"), at(16)), Some(vain("eth0", "eth1", 16)));
+        assert_eq!(turns.leased(&label("eth1"), at(16)), only(vain("eth0", "eth1", 16)));
         assert_eq!(links(turns.order(true, at(17))), elsewhere("eth1", &["eth0"]));
         turns.alone(2);
         assert_eq!(links(turns.order(true, at(17))), elsewhere("eth1", &[]));
         assert!(turns.is_hopeful(at(17)));
-        let failed = Turn { failed: true, ..vain("eth1", "eth0", 2) };
-        assert_eq!(turns.leased(&label("eth0"), at(18)), Some(failed));
+        let failed = Turn { end: End::Failed, ..vain("eth1", "eth0", 2) };
+        assert_eq!(turns.leased(&label("eth0"), at(18)), only(failed));
         // There it has twice the time.
         assert_eq!(turns.order(false, at(47)), None);
         assert_eq!(links(turns.order(false, at(48))), elsewhere("eth0", &["eth1"]));
         // Where none gives a lease any more, the failure by the one that does is told.
-        assert!(turns.leased(&label("eth1"), at(49)).is_some());
+        let told = Turn { again: true, ..vain("eth0", "eth1", 31) };
+        assert_eq!(turns.leased(&label("eth1"), at(49)), only(told));
         assert_eq!(links(turns.order(true, at(50))), elsewhere("eth1", &["eth0"]));
         assert_eq!(links(turns.order(true, at(60))), elsewhere("eth1", &[]));
         assert!(turns.is_hopeful(at(69)));
@@ -385,9 +426,9 @@ mod tests {
             turn.to_string(),
             "no source of the image answered by way of eth0 in 10.4 s: the boot turns to eth1"
         );
-        let failed = Turn { failed: true, ..turn.clone() };
+        let failed = Turn { end: End::Failed, ..turn.clone() };
         assert_eq!(failed.to_string(), "eth0 does not lead to the image: the boot turns to eth1");
-        let lost = Turn { reached: true, came: true, ..turn };
+        let lost = Turn { end: End::Lost, ..turn };
         assert_eq!(lost.to_string(), "eth0 has no lease any more: the boot goes on by eth1");
     }
 }

@@ -12,7 +12,7 @@ use crate::modules::Uevent;
 use crate::sys::channel::{self, Received, SendError};
 use crate::sys::uevent::{Received as Announced, UeventSocket};
 use crate::sys::worker::{self, Program, Worker};
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 pub use fetcher::Fetcher;
 use member::Member;
 use std::io;
@@ -48,6 +48,8 @@ pub struct Crew {
     pub lease: Option<Lease>,
     /// Whose turn it is among the links.
     pub turns: Turns,
+    /// Turns that ended as none of theirs did before, until somebody takes note of them.
+    pub turned: Vec<Turn>,
 }
 
 impl Crew {
@@ -58,7 +60,16 @@ impl Crew {
         let devices = UeventSocket::open()
             .map_err(|e| log::warn!("devices that appear from now on are not seen: uevent socket: {e}"))
             .ok();
-        Ok(Self { net, teams, program, devices, restarts: 0, lease: None, turns: Turns::new(false, 0, Duration::ZERO) })
+        Ok(Self {
+            net,
+            teams,
+            program,
+            devices,
+            restarts: 0,
+            lease: None,
+            turns: Turns::new(false, 0, Duration::ZERO, None),
+            turned: Vec::new(),
+        })
     }
 
     /// The memory of each image that was begun, in that order.
@@ -114,7 +125,7 @@ impl Crew {
         self.turns.reached().map_or(Ok(()), |order| self.order_network(order))
     }
 
-    /// The boot is tried again: each link has its turn.
+    /// The boot is tried again: where no source has answered by the present link, each may have its turn again.
     pub fn turn_links_anew(&mut self, now: Instant) -> Result<(), Failure> {
         self.turns.anew(now).map_or(Ok(()), |order| self.order_network(order))
     }

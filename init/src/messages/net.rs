@@ -59,7 +59,7 @@ pub enum NetOrder {
     LinksChanged,
     /// The present lease leads nowhere: it is kept, and other links with carrier are asked for one, now and as they appear.
     /// The first that gets one takes the place of the present link, which loses its addresses; answered by its `Up`, or
-    /// by `Alone`. Not answered where another link has the lease by now, for that one's `Up` is under way.
+    /// by `Alone`. Not answered where that lease is held no more: other news of it are under way then.
     Elsewhere {
         /// Tells the answers to several searches apart.
         number: u32,

@@ -293,6 +293,17 @@ pub enum StoreCause {
     },
 }
 
+impl StoreCause {
+    /// Whether it is about what a source said, which has answered then.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Fetch { cause, .. } => cause.is_answer(),
+            Self::Memory { .. } => false,
+            _ => true,
+        }
+    }
+}
+
 /// The store to PID 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreNews {

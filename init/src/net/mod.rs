@@ -2,8 +2,8 @@
 //!
 //! `worker` is the story. Decisions are values: `link` says which links there are, `watch` what to do with them and
 //! when to give up, `lease` what of a server's answer is believed, `plan` how a link is configured. Only `kernel`
-//! speaks rtnetlink, only `dhcp` speaks to servers. `search` asks elsewhere where a lease leads nowhere, `beside` is what is left of it all once the booted
-//! system runs.
+//! speaks rtnetlink, only `dhcp` speaks to servers. `search` asks elsewhere where a lease leads nowhere, `beside` is what
+//! is left of it all once the booted system runs.
 
 mod beside;
 mod dhcp;

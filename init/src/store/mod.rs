@@ -315,7 +315,6 @@ impl Worker {
             FetchNews::Failed { cause, .. } => cause.is_answer(),
             _ => false,
         };
-        // Before what follows from it: PID 1 must not take a failure for one of the way.
         if answer && self.answer_told.is_none_or(|told| told.elapsed() >= ANSWERED) {
             self.answer_told = Some(Instant::now());
             self.outbox.retain(|old| *old != StoreNews::Answered);
@@ -436,6 +435,8 @@ impl Worker {
                             self.whole = facts.manifest;
                         }
                         StoreNews::Absent => self.fetcher = None,
+                        // However little time ago it was told: PID 1 must not take this for a failure of the way.
+                        StoreNews::Failed(cause) if cause.is_answer() => self.outbox.push_back(StoreNews::Answered),
                         _ => {}
                     }
                     self.outbox.push_back(news);

@@ -173,12 +173,16 @@ impl Sources {
         self.all.iter().enumerate().filter(|(_, s)| s.out.is_none()).map(|(index, s)| (index as SourceIndex, s))
     }
 
-    /// The one to ask next among those that `fits`, which ranks them (less is better); and from when on.
+    /// The one to ask next among those that `fits`, which ranks them (less is better); and from when on. A silent one takes
+    /// longer than its first pauses: of those whose pauses are over, one that failed less often comes first.
     pub fn next(&self, now: Millis, fits: impl Fn(SourceIndex) -> Option<u32>) -> Option<(SourceIndex, Millis)> {
         self.live()
-            .filter_map(|(index, source)| Some((fits(index)?, source.ready.max(now), index)))
-            .min_by_key(|(rank, ready, index)| (*ready > now, *rank, *ready, *index))
-            .map(|(_, ready, index)| (index, ready))
+            .filter_map(|(index, source)| Some((fits(index)?, source, index)))
+            .min_by_key(|(rank, source, index)| match source.ready.checked_sub(now) {
+                None | Some(0) => (false, *rank, source.failures.into(), *index),
+                Some(pause) => (true, *rank, pause, *index),
+            })
+            .map(|(_, source, index)| (index, source.ready.max(now)))
     }
 
     /// Notes a failure and, where it may pass, sets the pause; says until when. Requests that fail together with one
@@ -348,6 +352,21 @@ mod tests {
 
     fn three() -> Sources {
         Sources::new(&["http://a/i".into(), "http://b/i".into(), "http://c/i".into()], 7)
+    }
+
+    #[test]
+    fn each_source_is_asked_before_one_that_was_silent_is_asked_again() {
+        let mut sources = three();
+        let (mut now, mut asked) = (0, Vec::new());
+        for _ in 0..6 {
+            let (source, ready) = sources.next(now, |_| Some(0)).unwrap();
+            assert_eq!(ready, now, "the pauses are over");
+            asked.push(source);
+            now += 10_000;
+            sources.failed(source, &FetchCause::Stalled, now);
+            now += 1000;
+        }
+        assert_eq!(asked, [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::crew::{Crew, News};
 use crate::failure::{Failure, Step};
 use crate::image::{self, Mounted};
 use crate::machine::Machine;
-use crate::messages::{StoreNews, StoreOrder};
+use crate::messages::{Lease, StoreNews, StoreOrder};
 use crate::network;
 use crate::receive::Held;
 use crate::root;
@@ -29,12 +29,17 @@ use std::time::{Duration, Instant};
 /// Where the served files are mounted.
 const SERVED: &str = "/run/rootbeam/served";
 
+/// How long PID 1 may take to answer the child: it may be loading a driver.
+const ANSWER: Duration = Duration::from_secs(300);
+
 /// What the child tells.
 #[derive(Debug, Serialize, Deserialize)]
 enum Built {
     /// The loop device of the image of that number comes along.
     Device(u8),
-    /// The root is there and warm.
+    /// The root is there and warm: which lease is it to have?
+    Dress,
+    /// The root is fit to be entered.
     Root {
         devices: Vec<String>,
         init: Vec<u8>,
@@ -57,7 +62,7 @@ pub fn assemble(
     for number in streamed {
         serve(machine, crew, number)?;
     }
-    let (line, childs) = channel::pair::<Built, Built>().map_err(broken)?;
+    let (line, childs) = channel::pair::<Option<Lease>, Built>().map_err(broken)?;
     let child = worker::fork(|| build(machine, crew, childs)).map_err(broken)?;
     loop {
         let now = Instant::now();
@@ -98,6 +103,11 @@ pub fn assemble(
         match line.receive().map_err(broken)? {
             Packet::Message(Built::Device(number), Some(device)) => {
                 crew.order_store_with(usize::from(number), &StoreOrder::Device, device.as_fd())?;
+            }
+            // It may be another than when the child began.
+            Packet::Message(Built::Dress, _) => {
+                machine.note_network(crew);
+                line.send(&machine.lease).map_err(broken)?;
             }
             Packet::Message(Built::Root { devices, init, systemd, warnings }, _) => {
                 // It has nothing left to do, and the real init finds nobody of the boot's.
@@ -147,12 +157,12 @@ fn serve(machine: &Machine, crew: &mut Crew, number: usize) -> Result<(), Failur
 /// The child.
 fn build(machine: &Machine, crew: &Crew, line: OwnedFd) -> i32 {
     aftermath::guard_child();
-    let line = Channel::<Built, Built>::from_fd(line);
+    let line = Channel::<Built, Option<Lease>>::from_fd(line);
     let built = root_of(machine, crew, &line).unwrap_or_else(Built::Failed);
     i32::from(line.send(&built).is_err())
 }
 
-fn root_of(machine: &Machine, crew: &Crew, line: &Channel<Built, Built>) -> Result<Built, Failure> {
+fn root_of(machine: &Machine, crew: &Crew, line: &Channel<Built, Option<Lease>>) -> Result<Built, Failure> {
     let mut images = Vec::new();
     for (number, memory, received) in machine.stack.images(crew) {
         let device = match received.held {
@@ -167,14 +177,24 @@ fn root_of(machine: &Machine, crew: &Crew, line: &Channel<Built, Built>) -> Resu
     let init = root::find_init(&new_root, &machine.settings, &machine.kernel)?;
     let loadable = machine.modules.are_loadable();
     let warnings = root::check_modules(&new_root, &machine.kernel, loadable).into_iter().collect();
-    machine.dress(&new_root);
     warm::warm(&new_root, &init, &machine.kernel);
     let systemd = warm::is_systemd(&new_root, &init);
+    machine.dress(&new_root, lease(line)?.as_ref());
     Ok(Built::Root { devices: mounted.devices, init: init.as_os_str().as_bytes().to_vec(), systemd, warnings })
 }
 
+/// The lease that the machine has now.
+fn lease(line: &Channel<Built, Option<Lease>>) -> Result<Option<Lease>, Failure> {
+    line.send(&Built::Dress).map_err(broken)?;
+    channel::wait(&[line.as_fd()], ANSWER).map_err(broken)?;
+    match line.receive().map_err(broken)? {
+        Packet::Message(lease, _) => Ok(lease),
+        _ => Err(broken(format!("PID 1 told no lease within {} s", ANSWER.as_secs()))),
+    }
+}
+
 /// A loop device on the served file of an image.
-fn attach(number: usize, line: &Channel<Built, Built>) -> Result<LoopDevice, Failure> {
+fn attach(number: usize, line: &Channel<Built, Option<Lease>>) -> Result<LoopDevice, Failure> {
     let folder = served(number);
     let failed = |e: io::Error| {
         Failure::new(Step::Mount, folder.display().to_string(), e.to_string(), "report this as a bug, with the log")

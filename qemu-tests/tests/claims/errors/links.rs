@@ -155,6 +155,13 @@ fn lost() -> Result<()> {
     let (mut probe, world) = guest.probe()?.with_context(|| guest.console().last_lines())?;
     let report = report(&world)?;
     equal(&report.network.as_ref().map(|network| network.link.as_str()), &Some("eth2"))?;
+    let told = report.warnings.iter().filter(|text| text.contains("the boot ")).collect::<Vec<_>>();
+    let ended = "eth0 has no lease any more: the boot goes on by eth1";
+    ensure!(
+        matches!(*told, [first, second] if first == ended && second.ends_with(": the boot turns to eth2")),
+        "{told:?}"
+    );
+    equal(&world.resolv_conf.as_deref(), &Some("# written by rootbeam\nnameserver 10.79.0.1\n"))?;
     equal(&report.failures.len(), &0)?;
     completion(&mut probe)?;
     probe.power_off()?;
@@ -205,7 +212,7 @@ fn kept() -> Result<()> {
     }
     // Whoever waits for a server keeps the lease meanwhile.
     let only = Network::new()?;
-    let guest = machine("")?.nic(Nic::on(&only)).start()?;
+    let guest = machine("rootbeam.stall=2")?.nic(Nic::on(&only)).start()?;
     guest.console().wait_for("eth0 has 10.77.0.", SOON)?;
     // The time itself is what is tried here: a link's turn, and more.
     std::thread::sleep(Duration::from_secs(13));
