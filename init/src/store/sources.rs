@@ -13,6 +13,8 @@ const LET_OFF: u32 = 4;
 const LET_OFF_PAUSE: Millis = 500;
 /// ... so many times: one that was given up is asked about once a minute while others are waited for.
 const LET_OFF_DOUBLED: u32 = 7;
+/// How long one that was given up for good, or does not have what is looked for, is left alone while others are waited for.
+const REST: Millis = 60_000;
 
 /// What is wrong with an answer that contradicts itself, the request or the answer before; none where a cause is of
 /// another kind, and asking again would give the same.
@@ -35,6 +37,10 @@ fn contradiction(cause: &StoreCause) -> Option<FetchCause> {
         | StoreCause::Superblock { .. } => Some(FetchCause::Protocol),
         _ => None,
     }
+}
+
+fn is_of_one_file(cause: &StoreCause) -> bool {
+    matches!(cause, StoreCause::Fetch { .. } | StoreCause::Signature { fault: SignatureFault::Missing, .. })
 }
 
 fn is_gone(cause: &StoreCause) -> bool {
@@ -69,8 +75,8 @@ pub struct Source {
     /// What was told of it last when it was found unfit.
     unfit: Option<StoreCause>,
     ready: Millis,
-    /// Whether it said in this round that it does not have what is looked for.
-    pub absent: bool,
+    /// Where it said in this round that it does not have what is looked for: until when that is believed.
+    absent: Option<Millis>,
     /// Whether it answers a request for a part with the whole file.
     pub whole_only: bool,
     /// Whether it sent bytes with a wrong hash: it is not trusted with much at once any more.
@@ -94,7 +100,7 @@ impl Source {
             lacking: None,
             unfit: None,
             ready: 0,
-            absent: false,
+            absent: None,
             whole_only: false,
             struck: false,
             rate: None,
@@ -113,9 +119,22 @@ impl Source {
         self.lacking.as_ref().is_some_and(|(lacking, _)| *lacking == stage)
     }
 
-    /// Whether it was given up for what may be put right.
-    fn may_return(&self) -> bool {
-        self.out.as_ref().is_some_and(|(_, cause)| contradiction(cause).is_some())
+    /// Whether it said in this round that it does not have what is looked for.
+    pub fn is_absent(&self) -> bool {
+        self.absent.is_some()
+    }
+
+    /// Until when nothing is asked of it that it may be able to answer by then: an operator may have put it right.
+    fn rests_until(&self) -> Option<Millis> {
+        self.out.as_ref().map(|_| self.ready).or(self.absent)
+    }
+
+    /// Nothing more is asked of it, but for a look now and then while others are waited for.
+    fn rest(&mut self, stage: Stage, cause: StoreCause, now: Millis) {
+        if contradiction(&cause).is_none() {
+            self.ready = self.ready.max(now.saturating_add(REST));
+        }
+        self.out = Some((stage, cause));
     }
 
     /// From when on it may be asked, and whether its last request failed.
@@ -174,13 +193,13 @@ impl Sources {
     }
 
     /// The one to ask next among those that `fits`, which ranks them (less is better); and from when on. A silent one takes
-    /// longer than its first pauses: of those whose pauses are over, one that failed less often comes first.
+    /// longer than its pauses: of those whose pauses are over, a failure in a row counts as much as a rank.
     pub fn next(&self, now: Millis, fits: impl Fn(SourceIndex) -> Option<u32>) -> Option<(SourceIndex, Millis)> {
         self.live()
             .filter_map(|(index, source)| Some((fits(index)?, source, index)))
-            .min_by_key(|(rank, source, index)| match source.ready.checked_sub(now) {
-                None | Some(0) => (false, *rank, source.failures.into(), *index),
-                Some(pause) => (true, *rank, pause, *index),
+            .min_by_key(|(rank, source, index)| match source.ready.saturating_sub(now) {
+                0 => (0, rank.saturating_add(source.failures), *index),
+                pause => (pause, *rank, *index),
             })
             .map(|(_, source, index)| (index, source.ready.max(now)))
     }
@@ -213,10 +232,10 @@ impl Sources {
         }
     }
 
-    /// Nothing more is asked of it.
-    pub fn give_up(&mut self, index: SourceIndex, stage: Stage, cause: StoreCause) {
+    /// Nothing more is asked of it, but for a look now and then while others are waited for.
+    pub fn give_up(&mut self, index: SourceIndex, stage: Stage, cause: StoreCause, now: Millis) {
         if let Some(source) = self.get_mut(index) {
-            source.out = Some((stage, cause));
+            source.rest(stage, cause, now);
         }
     }
 
@@ -239,18 +258,19 @@ impl Sources {
         (source.contradictions <= LET_OFF).then_some((told, source.ready))
     }
 
-    /// When the next one that was given up for contradictions is taken back: while others are waited for anyway, it
-    /// may be put right. Where none is left to wait for, never.
+    /// When the next one that was given up, or does not have what is looked for, is taken back: while others are waited for
+    /// anyway, it may be put right. Where none is left to wait for, never.
     pub fn next_return(&self) -> Option<Millis> {
-        self.live().next()?;
-        self.all.iter().filter(|source| source.may_return()).map(|source| source.ready).min()
+        self.live().find(|(_, source)| !source.is_absent())?;
+        self.all.iter().filter_map(Source::rests_until).min()
     }
 
     /// Takes back those that are due.
     pub fn take_back(&mut self, now: Millis) {
-        if self.live().next().is_some() {
-            for source in self.all.iter_mut().filter(|source| source.may_return() && source.ready <= now) {
-                source.out = None;
+        if self.next_return().is_some_and(|due| due <= now) {
+            for source in &mut self.all {
+                source.out.take_if(|_| source.ready <= now);
+                source.absent.take_if(|until| *until <= now);
             }
         }
     }
@@ -262,18 +282,21 @@ impl Sources {
     }
 
     /// It does not have what this round looks for.
-    pub fn set_absent(&mut self, index: SourceIndex) {
+    pub fn set_absent(&mut self, index: SourceIndex, now: Millis) {
         if let Some(source) = self.get_mut(index) {
-            source.absent = true;
+            source.absent = Some(now.saturating_add(REST));
         }
     }
 
     /// A new round of looking for something else.
     pub fn next_round(&mut self) {
         for source in &mut self.all {
-            source.absent = false;
-            source.failures = 0;
+            source.absent = None;
             source.lacking = None;
+            // One that never said a word stays behind those that did.
+            if source.tally.trouble.as_ref().is_none_or(FetchCause::is_answer) {
+                source.failures = 0;
+            }
         }
     }
 
@@ -284,26 +307,28 @@ impl Sources {
     }
 
     /// Those that lack one of the two files are given up: nobody is left who has it.
-    pub fn give_up_lacking(&mut self) {
-        for source in &mut self.all {
-            source.out = source.out.take().or(source.lacking.take());
+    pub fn give_up_lacking(&mut self, now: Millis) {
+        for source in self.all.iter_mut().filter(|source| source.out.is_none()) {
+            if let Some((stage, cause)) = source.lacking.take() {
+                source.rest(stage, cause, now);
+            }
         }
     }
 
     /// The chunk list is whole: it does not matter any more who lacks it.
-    pub fn list_is_whole(&mut self) {
+    pub fn list_is_whole(&mut self, now: Millis) {
         for source in self.all.iter_mut().filter(|source| source.lacks(Stage::List)) {
             source.lacking = None;
         }
-        self.give_up_lacking();
+        self.give_up_lacking(now);
         self.forgive_before(Stage::Image);
     }
 
-    /// Takes back those whose failure belonged to single requests of the stages before: a source without a manifest
-    /// may have the image.
+    /// Takes back those whose failure belonged to single requests of the stages before: a source without a manifest or its
+    /// signature may have the image.
     pub fn forgive_before(&mut self, stage: Stage) {
         for source in &mut self.all {
-            let single = |out: &(Stage, StoreCause)| out.0 < stage && matches!(out.1, StoreCause::Fetch { .. });
+            let single = |(of, cause): &(Stage, StoreCause)| *of < stage && is_of_one_file(cause);
             if source.out.as_ref().is_some_and(single) {
                 source.out = None;
             }
@@ -315,7 +340,7 @@ impl Sources {
         for source in &mut self.all {
             source.out = None;
             source.lacking = None;
-            source.absent = false;
+            source.absent = None;
             source.failures = 0;
             source.contradictions = 0;
             source.doubts = 0;
@@ -370,6 +395,27 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_was_wrong_once_is_asked_before_one_that_is_silent_again_and_again() {
+        let mut sources = three();
+        let once = |index| Some(u32::from(index == 2));
+        let (mut now, mut asked) = (0, Vec::new());
+        for _ in 0..5 {
+            let (source, _) = sources.next(now, once).unwrap();
+            asked.push(source);
+            now += 20_000;
+            sources.failed(source, &FetchCause::Stalled, now);
+            now += 15_000;
+        }
+        assert!(asked.contains(&2), "{asked:?}");
+        // Where all pause, whoever is back first is waited for.
+        let mut sources = three();
+        sources.failed(0, &FetchCause::Status { status: 503, retry_after: Some(300) }, 0);
+        sources.failed(1, &FetchCause::Status { status: 503, retry_after: Some(300) }, 0);
+        sources.failed(2, &FetchCause::Status { status: 503, retry_after: Some(5) }, 0);
+        assert_eq!(sources.next(1, once), Some((2, 5000)));
+    }
+
+    #[test]
     fn the_next_source_is_asked_at_once_while_the_first_one_pauses() {
         let mut sources = three();
         let any = |_| Some(0);
@@ -378,7 +424,7 @@ mod tests {
         sources.failed(0, &wish, 10);
         assert_eq!(sources.next(10, any), Some((1, 10)));
         sources.failed(1, &FetchCause::Status { status: 503, retry_after: Some(5) }, 10);
-        sources.give_up(2, Stage::Image, StoreCause::Unverified);
+        sources.give_up(2, Stage::Image, StoreCause::Unverified, 0);
         assert_eq!(sources.next(10, any), Some((1, 5010)));
         assert_eq!(sources.next(9010, any), Some((0, 9010)));
     }
@@ -433,15 +479,15 @@ mod tests {
         let mut sources = three();
         let fetch =
             |source, status| StoreCause::Fetch { source, cause: FetchCause::Status { status, retry_after: None } };
-        sources.give_up(0, Stage::Discovery, fetch(0, 404));
-        sources.give_up(1, Stage::Image, fetch(1, 416));
-        sources.give_up(2, Stage::Image, StoreCause::Empty { source: 2 });
+        sources.give_up(0, Stage::Discovery, fetch(0, 404), 0);
+        sources.give_up(1, Stage::Image, fetch(1, 416), 0);
+        sources.give_up(2, Stage::Image, StoreCause::Empty { source: 2 }, 0);
         assert_eq!(sources.verdict(), Some(fetch(1, 416)));
         assert!(!sources.are_only_without());
         let mut sources = three();
-        sources.give_up(0, Stage::Image, fetch(0, 404));
+        sources.give_up(0, Stage::Image, fetch(0, 404), 0);
         assert!(sources.are_only_without());
-        sources.give_up(1, Stage::Discovery, fetch(1, 403));
+        sources.give_up(1, Stage::Discovery, fetch(1, 403), 0);
         assert!(!sources.are_only_without(), "a file that may not be read is there");
         assert_eq!(sources.verdict(), Some(fetch(1, 403)));
     }

@@ -59,8 +59,8 @@ impl Engine {
         }
         let alone = self.sources.get(source).is_some_and(|source| source.location.names_manifest());
         if absent && !alone {
-            self.sources.set_absent(source);
-            let others = self.sources.live().any(|(_, source)| !source.absent);
+            self.sources.set_absent(source, self.now);
+            let others = self.sources.live().any(|(_, source)| !source.is_absent());
             if others && self.demands_manifest() && !self.wanted.optional {
                 self.tell_unfit(source, StoreCause::ManifestMissing { source });
             }
@@ -76,7 +76,7 @@ impl Engine {
                 let whole = Some(hash);
                 self.open(Plan { origin: Some(source), manifest: None, whole, vouched: Trust::Checksummed.into() });
             }
-            None => self.sources.set_absent(source),
+            None => self.sources.set_absent(source, self.now),
         }
     }
 
@@ -203,7 +203,7 @@ impl Engine {
             let vouched = Trust::Pinned.into();
             return self.open(Plan { origin: None, manifest: None, whole: Some(hash), vouched });
         }
-        if self.patience == Patience::Little && self.sources.live().any(|(_, source)| !source.absent) {
+        if self.patience == Patience::Little && self.sources.live().any(|(_, source)| !source.is_absent()) {
             self.patience = Patience::Spent;
         }
         if rung == Rung::Sums && self.wanted.require_verified && self.patience == Patience::Spent {
@@ -220,7 +220,8 @@ impl Engine {
 
     /// Those that answered have no proof. One that was passed over since it did not answer may have it, on any rung.
     fn wait_for_proof(&mut self) {
-        let without: Vec<_> = self.sources.live().filter(|(_, source)| source.absent).map(|(index, _)| index).collect();
+        let without: Vec<_> =
+            self.sources.live().filter(|(_, source)| source.is_absent()).map(|(index, _)| index).collect();
         without.into_iter().for_each(|source| self.tell_unfit(source, StoreCause::Unverified));
         self.patience = Patience::Endless;
         self.sources.next_round();

@@ -412,7 +412,7 @@ impl Engine {
     /// later, and after several times only while others are waited for.
     fn give_up(&mut self, source: SourceIndex, stage: Stage, cause: StoreCause) {
         let Some((told, until)) = self.sources.second_chance(source, &cause, self.now) else {
-            self.sources.give_up(source, stage, cause.clone());
+            self.sources.give_up(source, stage, cause.clone(), self.now);
             // With the last one it is for the verdict to tell.
             if self.sources.live().next().is_some() {
                 self.tell_unfit(source, cause);

@@ -1,7 +1,7 @@
 //! Which request comes next, and what its answer's head means.
 
 use super::super::Millis;
-use super::super::sources::Stage;
+use super::super::sources::{Source, Stage};
 use super::super::transfer::{Span, Transfer};
 use super::jobs::Job;
 use super::{Action, Asked, Engine, Intake, Link, Patience, Phase, Request, Rung};
@@ -10,11 +10,17 @@ use crate::messages::{FetchCause, Head, Range, SourceIndex, StoreCause, StoreNew
 
 /// The most bytes of a manifest, signature or checksum file; one more tells that it is too large.
 pub(super) const DOCUMENT: u64 = MAX_BYTES + 1;
-/// A source that might have a manifest or signature is not waited for after so many failures in a row, if there are
-/// others to go by.
+/// A source that might have a manifest or signature is not waited for after so many failures in a row, or where it is to be
+/// asked only after so long, if there are others to go by.
 const PATIENCE: u32 = 2;
-/// How many seconds of silence a document is worth where another source may have it.
+const PAUSE: Millis = 3000;
+/// How many seconds of silence a document is worth where another source may have it; more with each failure, for all of
+/// them may be as slow.
 const DOCUMENT_STALL: u32 = 3;
+/// So often in a row the source of what is there of an image without hashes may fail, and so long it may pause, before
+/// another one is asked, which has to begin at the beginning.
+const OWN_PATIENCE: u32 = 4;
+const OWN_PAUSE: Millis = 5000;
 
 /// What to do while no request runs.
 enum Next {
@@ -81,22 +87,26 @@ impl Engine {
             Phase::Discovery(_) => {
                 // Where nothing boots without a proof, one that may still come is worth any wait.
                 let waits = self.demands_manifest() || self.patience == Patience::Endless;
-                let answered = !waits && self.sources.live().any(|(_, source)| source.absent);
+                let answered = !waits && self.sources.live().any(|(_, source)| source.is_absent());
                 self.sources.next(now, |index| {
                     let source = self.sources.get(index)?;
-                    let lost = answered && self.sources.failures(index) >= PATIENCE;
-                    (!source.absent && !lost).then_some(source.doubts)
+                    let lost = answered && self.is_away(index, now);
+                    (!source.is_absent() && !lost).then_some(source.doubts)
                 })
             }
             Phase::Signature { source, .. } => {
                 let others = self.sources.live().count() > 1;
-                let lost = others && self.sources.failures(*source) >= PATIENCE;
+                let lost = others && self.is_away(*source, now);
                 self.sources.next(now, |index| (index == *source && !lost).then_some(0))
             }
             Phase::Image { .. } if !self.is_admitted() => return Next::Rest,
             // Nothing tells what of it is right before it is all there.
             Phase::Opening(_) | Phase::Image { .. } => {
-                self.sources.next(now, |index| Some(self.sources.get(index)?.contradictions))
+                let own = self.worth_waiting_for(now);
+                self.sources.next(now, |index| {
+                    let source = self.sources.get(index)?;
+                    own.is_none_or(|own| own == index).then_some(source.contradictions)
+                })
             }
             Phase::List { .. } | Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done => {
                 return Next::Rest;
@@ -109,11 +119,29 @@ impl Engine {
         }
     }
 
+    /// Whether a source is not worth waiting for where there are others to go by.
+    fn is_away(&self, index: SourceIndex, now: Millis) -> bool {
+        let pauses = |source: &Source| source.readiness().0 > now.saturating_add(PAUSE);
+        self.sources.failures(index) >= PATIENCE || self.sources.get(index).is_some_and(pauses)
+    }
+
+    /// The source of the bytes that are there, where no other could go on with them, and it can if it is back soon.
+    fn worth_waiting_for(&self, now: Millis) -> Option<SourceIndex> {
+        let Phase::Image { plan, image } = &self.phase else { return None };
+        let (own, validator) = self.prefix.as_ref()?;
+        let any = plan.whole.is_some() && !self.unmixed;
+        let resumes = validator.is_some() || plan.whole.is_some();
+        let (_, source) = self.sources.live().find(|(index, _)| index == own)?;
+        let soon = source.readiness().0 <= now.saturating_add(OWN_PAUSE);
+        let patient = soon && self.sources.failures(*own) < OWN_PATIENCE;
+        (image.verified() > 0 && !any && resumes && patient).then_some(*own)
+    }
+
     /// No source is left for what this phase wants.
     fn exhausted(&mut self) {
         let hopeless = self.hopeless();
         let doubtful = |transfer: &Transfer| hopeless.map_or(transfer.first_missing(), |(_, chunk)| chunk);
-        self.sources.give_up_lacking();
+        self.sources.give_up_lacking(self.now);
         match &self.phase {
             Phase::Discovery(rung) => self.next_rung(*rung),
             Phase::Signature { .. } => self.phase = Phase::Discovery(Rung::Manifest),
@@ -201,9 +229,11 @@ impl Engine {
         if let Some(source) = self.sources.get_mut(source) {
             source.tally.requests = source.tally.requests.saturating_add(1);
         }
-        let document = stage == Stage::Discovery;
+        // A signature is asked of its manifest's source alone.
+        let document = matches!(self.phase, Phase::Discovery(_));
         let others = self.sources.live().any(|(other, about)| other != source && about.readiness().0 <= now);
-        let most = if document && others { DOCUMENT_STALL } else { u32::MAX };
+        let short = DOCUMENT_STALL << self.sources.failures(source).min(4);
+        let most = if document && others { short } else { u32::MAX };
         let stall_seconds = self.wanted.stall_seconds.min(most);
         let patience = Millis::from(stall_seconds.max(1)).saturating_mul(1000);
         self.jobs.add(Job::new(job, lane, source, asked.range, claim, now).of(stage).patient(patience));

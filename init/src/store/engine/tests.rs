@@ -6,6 +6,7 @@ use crate::messages::{FetchCause, Head, Range};
 use crate::trust::Anchors;
 
 mod lies;
+mod mirrors;
 mod optional;
 mod patience;
 pub mod trust;

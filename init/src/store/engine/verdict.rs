@@ -123,7 +123,7 @@ impl Engine {
                 && image.list().is_none()
             {
                 self.release_jobs(Stage::List, size);
-                self.sources.list_is_whole();
+                self.sources.list_is_whole(self.now);
             }
         } else {
             self.struck(number, source, now);

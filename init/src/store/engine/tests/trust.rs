@@ -92,10 +92,22 @@ fn a_demanded_manifest_is_waited_for_while_it_may_still_come() {
         run.on(Event::Fetcher);
         run.failed(FetchCause::Refused);
         run.failed(NOT_FOUND);
+        let mut asked = [0, 0];
         for _ in 0..20 {
             run.now += 40_000;
-            assert_eq!(urls(&run.on(Event::Timer)), ["http://a/web.img.manifest"]);
-            assert!(!news(&run.failed(FetchCause::Refused)).iter().any(|news| matches!(news, StoreNews::Failed(_))));
+            let mut actions = run.on(Event::Timer);
+            while let Some(url) = urls(&actions).pop() {
+                let (source, cause) = match url.as_str() {
+                    "http://a/web.img.manifest" => (0, FetchCause::Refused),
+                    "http://b/web.img.manifest" => (1, NOT_FOUND),
+                    other => panic!("{other}"),
+                };
+                asked[source] += 1;
+                actions = run.failed(cause);
+                assert!(!news(&actions).iter().any(|news| matches!(news, StoreNews::Failed(_))), "{actions:?}");
+            }
         }
+        // The one that has none is looked at again after a minute.
+        assert_eq!(asked, [20, 10]);
     }
 }
