@@ -239,6 +239,108 @@ fn a_staged_image_is_signed_and_then_published_with_its_signature() {
     assert_eq!(scene.names(), before);
 }
 
+/// A scene with a key: what is published there is signed.
+struct Signed {
+    scene: Scene,
+    public: Vec<u8>,
+}
+
+impl Signed {
+    fn new() -> Self {
+        let scene = Scene::new();
+        let key = scene.folder.path().join("web");
+        succeed(rootbeam().args(["keygen", "--no-password"]).arg(&key));
+        Self { public: fs::read(key.with_extension("pub")).unwrap(), scene }
+    }
+
+    fn key(&self) -> String {
+        self.scene.folder.path().join("web.key").display().to_string()
+    }
+
+    fn sign(&self, image: &[u8]) {
+        let own = self.scene.www().join(format!("{}.manifest", name_of(image)));
+        succeed(rootbeam().arg("sign").arg(own).args(["-s", &self.key()]));
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.scene.www().join(name)).unwrap()
+    }
+
+    /// Whether a machine with the key boots by the manifest in that file, or by these bytes, read a moment ago.
+    fn boots(&self, file: &str, manifest: &[u8]) -> bool {
+        let anchors = Anchors::new(&[("web.pub", &self.public)], None, None).unwrap();
+        fs::read(self.scene.www().join(format!("{file}.minisig"))).is_ok_and(|s| anchors.signers(manifest, &s).is_ok())
+    }
+
+    /// Every file with its bytes.
+    fn state(&self) -> Vec<(String, Vec<u8>)> {
+        self.scene.names().into_iter().map(|name| (name.clone(), self.read(&name))).collect()
+    }
+}
+
+#[test]
+fn what_is_published_and_signed_stays_so_when_the_same_is_staged_or_published_again_from_its_own_path() {
+    let desk = Signed::new();
+    let (layer, main) = (image(b"layer"), image(b"main"));
+    // A layer is staged and signed.
+    assert_eq!(desk.scene.publish(&layer, &["--stage"]).0, 0);
+    desk.sign(&layer);
+    assert_eq!(desk.scene.publish(&main, &["--sign-key", &desk.key()]).0, 0);
+    let before = desk.state();
+    let (code, out, said) = desk.scene.publish(&layer, &["--stage", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{code} {e}: {said}"));
+    assert_eq!((&told["version"], &told["signed"], &told["steps"]), (&1.into(), &true.into(), &serde_json::json!([])));
+    assert_eq!(desk.state(), before);
+
+    // An image is staged and signed, and then published by the path that it was built at.
+    let next = image(b"next");
+    assert_eq!(desk.scene.publish(&next, &["--stage"]).0, 0);
+    desk.sign(&next);
+    let (code, out, said) = desk.scene.publish(&next, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(out.ends_with(&format!("version 3 of {}, signed; published\n", name_of(&next))), "{out}");
+    let latest = desk.read("latest.manifest");
+    assert_eq!(latest, desk.read(&format!("{}.manifest", name_of(&next))));
+    assert!(desk.boots("latest.manifest", &latest));
+    // The same where nothing signed was the latest before.
+    let first = Signed::new();
+    assert_eq!(first.scene.publish(&next, &["--stage"]).0, 0);
+    first.sign(&next);
+    let (code, out, said) = first.scene.publish(&next, &[]);
+    assert!(code == 0 && out.contains(": version 1 of ") && out.contains(", signed; published"), "{out} {said}");
+}
+
+#[test]
+fn a_signature_goes_only_where_unsigned_is_said() {
+    let desk = Signed::new();
+    let bytes = image(b"image");
+    assert_eq!(desk.scene.publish(&bytes, &["--stage"]).0, 0);
+    desk.sign(&bytes);
+    // Another kernel is another manifest.
+    let manifest = desk.scene.folder.path().join("web.squashfs.manifest");
+    succeed(rootbeam().args(["image", "manifest", "--kernel", "6.1"]).arg(desk.scene.image()));
+    let before = desk.state();
+    for options in [&[][..], &["--stage"]] {
+        let (code, _, said) = desk.scene.publish(&bytes, options);
+        let expected = "its signature is of version 1, and of this publication, version 2, there is none, so no node with \
+                        a key would boot it: give --sign-key KEY; or, where the key is elsewhere, publish with --stage \
+                        --unsigned --version 2, sign the manifest that it prints, and publish that image";
+        assert!(code == 1 && said.contains(expected), "{code} {said}");
+        assert_eq!(desk.state(), before);
+    }
+    // That way leads there.
+    let own = format!("{}.manifest", name_of(&bytes));
+    assert_eq!(desk.scene.publish(&bytes, &["--stage", "--unsigned", "--version", "2"]).0, 0);
+    assert!(!desk.boots(&own, &desk.read(&own)));
+    desk.sign(&bytes);
+    let (code, out, said) = desk.scene.publish_file(&desk.scene.www().join(name_of(&bytes)), &[]);
+    assert!(code == 0 && out.contains(": version 2 of ") && out.contains(", signed; published"), "{out} {said}");
+    fs::remove_file(manifest).unwrap();
+    assert_eq!(desk.scene.publish(&bytes, &["--unsigned"]).0, 0);
+    assert_eq!(desk.scene.latest().version, 3);
+    assert!(desk.scene.names().iter().all(|name| !name.ends_with(".minisig")), "{:?}", desk.scene.names());
+}
+
 #[test]
 fn names_that_are_no_file_names_are_refused() {
     let scene = Scene::new();

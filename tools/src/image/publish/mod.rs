@@ -53,8 +53,11 @@ or where the key is:
   rootbeam image publish --stage web.squashfs DIR     prints DIR/web-0123456789abcdef.squashfs.manifest
   rootbeam sign DIR/web-0123456789abcdef.squashfs.manifest -s web.key
   rootbeam image publish DIR/web-0123456789abcdef.squashfs DIR    swaps latest.manifest and its signature
-The new signature file, which is swapped first, holds the signatures of the version before as well: whatever a node
-read of the two, they belong together. A publication that was cut short is finished by running it again.
+A signature is never removed unasked: where the same image is signed and its new manifest would not be, that is refused.
+Where the key is elsewhere --stage --unsigned removes it, and until the new manifest is signed no node with a key boots
+the image by its own name, as a layer is. The new signature file, which is swapped first, holds the signatures of the
+version before as well: whatever a node read of the two, they belong together. A publication that was cut short is
+finished by running it again.
 
 Exit codes: 0 published (or nothing to do), 1 failed, 2 wrong usage, 3 the image is not the one of its manifest or name.";
 
@@ -83,7 +86,7 @@ pub struct Args {
     pub sign_key: Option<PathBuf>,
     #[command(flatten)]
     password: password::Choice,
-    /// Let an unsigned image follow a signed one
+    /// Let an unsigned image follow a signed one; with --stage: let the signature of its former manifest go
     #[arg(long)]
     pub unsigned: bool,
     /// Link the image instead of copying it: no space is needed, but nobody may write into IMAGE afterwards

@@ -140,14 +140,20 @@ pub enum Refusal {
     #[error("the published version is the last that there is")]
     NoVersion,
     #[error(
-        "the signature covers a manifest that names {name}, and published names are immutable: publish with --stage \
-         and without {name}{}{SIGNATURE}, sign the manifest that it prints, and publish that image",
-        manifest::SUFFIX
+        "the signature covers a manifest that names {name}, and published names are immutable: give --sign-key KEY; or, \
+         where the key is elsewhere, publish with --stage, sign the manifest that it prints, and publish that image"
     )]
     SignedName { name: String },
     #[error(
-        "the published image is signed and this one is not, so no node with a key would boot it: publish with --stage, \
-         sign the manifest that it prints, and publish that image; or say --unsigned"
+        "its signature is of version {signed}, and of this publication, version {wanted}, there is none, so no node with \
+         a key would boot it: give --sign-key KEY; or, where the key is elsewhere, publish with --stage --unsigned \
+         --version {wanted}, sign the manifest that it prints, and publish that image"
+    )]
+    SignedVersion { signed: u64, wanted: u64 },
+    #[error(
+        "the published image is signed and this one is not, so no node with a key would boot it: give --sign-key KEY; or, \
+         where the key is elsewhere, publish with --stage, sign the manifest that it prints, and publish that image; or \
+         say --unsigned"
     )]
     Unsigned,
     #[error(
@@ -236,53 +242,63 @@ pub fn plan(
     let name = &manifest.name;
     let own = own_manifest(name);
     let own_signature = format!("{own}{SIGNATURE}");
-    let signature = match &new.signature {
-        _ if made.is_some() => made,
-        Some(signature) if new.manifest.as_ref().is_some_and(|source| source.bytes == bytes) => Some(signature.clone()),
-        Some(_) => return Err(Refusal::SignedName { name: new.name.to_owned() }),
-        // The same manifest, signed where it was published.
-        None if folder.small.get(&own) == Some(&bytes) => folder.small.get(&own_signature).cloned(),
-        None => None,
-    };
     let latest_signature = format!("{LATEST}{SIGNATURE}");
-    if signature.is_none() && folder.has(&latest_signature) && !wishes.unsigned && !wishes.stage {
-        return Err(Refusal::Unsigned);
+    // Beside the image, or where the same manifest was signed in the folder.
+    let beside = new.signature.as_ref().filter(|_| new.manifest.as_ref().is_some_and(|source| source.bytes == bytes));
+    let published = folder.small.get(&own_signature).filter(|_| folder.small.get(&own) == Some(&bytes));
+    let signature = made.or_else(|| beside.or(published).cloned());
+    if signature.is_none() && !wishes.unsigned {
+        let source = new.manifest.as_ref().filter(|_| new.signature.is_some() && !wishes.stage);
+        let of_version = |signed| Refusal::SignedVersion { signed, wanted: manifest.version };
+        if folder.has(&own_signature) {
+            let signed = folder.small.get(&own).and_then(|bytes| Manifest::parse(bytes).ok());
+            return Err(signed.map_or(Refusal::Unsigned, |signed| of_version(signed.version)));
+        }
+        match source.map(|source| &source.manifest) {
+            Some(signed) if signed.name == *name => return Err(of_version(signed.version)),
+            Some(_) => return Err(Refusal::SignedName { name: new.name.to_owned() }),
+            None if folder.has(&latest_signature) && !wishes.stage => return Err(Refusal::Unsigned),
+            None => {}
+        }
     }
 
     let mut steps = Vec::new();
-    let mut put = |step: fn(String, Vec<u8>) -> Step, name: &str, bytes: &[u8]| {
+    let put = |steps: &mut Vec<Step>, step: fn(String, Vec<u8>) -> Step, name: &str, bytes: &[u8]| {
         if folder.small.get(name).map(Vec::as_slice) != Some(bytes) {
             steps.push(step(name.to_owned(), bytes.to_vec()));
         }
     };
-    put(Step::File, &format!("{}{}", manifest.name, manifest::CHUNKS_SUFFIX), &new.digests.chunk_list());
-    if let Some(signature) = &signature {
-        put(Step::File, &own_signature, signature);
+    let remove = |steps: &mut Vec<Step>, name: &str| {
+        if folder.has(name) {
+            steps.push(Step::Remove(name.to_owned()));
+        }
+    };
+    if !folder.has(name) {
+        steps.push(Step::Image(name.clone()));
     }
-    put(Step::File, &own, &bytes);
+    put(&mut steps, Step::File, &format!("{name}{}", manifest::CHUNKS_SUFFIX), &new.digests.chunk_list());
+    match &signature {
+        Some(signature) => put(&mut steps, Step::File, &own_signature, signature),
+        // Before its manifest goes: beside the new one it would be taken for that one's.
+        None => remove(&mut steps, &own_signature),
+    }
+    put(&mut steps, Step::File, &own, &bytes);
     if !wishes.stage {
         let there = folder.small.get(&latest_signature).map(Vec::as_slice).unwrap_or_default();
         if let Some(signature) = signature.as_ref().filter(|signature| !there.starts_with(signature)) {
-            put(Step::Swap, &latest_signature, &followed(signature, there));
+            put(&mut steps, Step::Swap, &latest_signature, &followed(signature, there));
         }
-        put(Step::Swap, LATEST, &bytes);
-    }
-    if !folder.has(&manifest.name) {
-        steps.insert(0, Step::Image(manifest.name.clone()));
-    }
-    if signature.is_none() {
-        let stale = [&own_signature, &latest_signature];
-        let gone = stale.into_iter().take(if wishes.stage { 1 } else { 2 }).filter(|name| folder.has(name));
-        steps.extend(gone.map(|name| Step::Remove(name.clone())));
-    }
-    if !wishes.stage {
+        put(&mut steps, Step::Swap, LATEST, &bytes);
+        if signature.is_none() {
+            remove(&mut steps, &latest_signature);
+        }
         steps.extend(outdated(folder, &manifest, wishes.keep));
     }
     Ok(Plan { manifest, signed: signature.is_some(), steps })
 }
 
 /// The manifest to publish: the one beside the image where it has the published name, that of the folder where it
-/// says the same but for version and date, else a new one.
+/// says the same but for version and date and may be the latest, else a new one.
 fn described(
     new: &New<'_>,
     name: String,
@@ -293,17 +309,17 @@ fn described(
     let published = latest.map_or(0, |latest| latest.version);
     let follows = |version: u64, bytes: &[u8]| {
         let same = folder.small.get(LATEST).map(Vec::as_slice) == Some(bytes);
-        if version > published || latest.is_none() || same || wishes.stage {
-            Ok(())
-        } else {
-            Err(Refusal::Version { wanted: version, latest: published })
-        }
+        version > published || latest.is_none() || same || wishes.stage
     };
+    let fits =
+        |version: u64, bytes: &[u8]| wishes.version.is_none_or(|wanted| wanted == version) && follows(version, bytes);
     if let Some(source) = &new.manifest
         && source.manifest.name == name
-        && wishes.version.is_none_or(|version| version == source.manifest.version)
+        && wishes.version.is_none_or(|wanted| wanted == source.manifest.version)
     {
-        follows(source.manifest.version, &source.bytes)?;
+        if !follows(source.manifest.version, &source.bytes) {
+            return Err(Refusal::Version { wanted: source.manifest.version, latest: published });
+        }
         return Ok((source.manifest.clone(), source.bytes.clone()));
     }
     let source = new.manifest.as_ref().map(|source| &source.manifest);
@@ -314,13 +330,12 @@ fn described(
         manifest.sources.clone_from(&source.sources);
         manifest.boot_order.clone_from(&source.boot_order);
     }
-    if let (Some(latest), None) = (latest, wishes.version) {
-        manifest.version = latest.version;
-        let same = Manifest { date: latest.date, ..manifest.clone() };
-        if same == *latest
-            && let Some(bytes) = folder.small.get(LATEST)
-        {
-            return Ok((same, bytes.clone()));
+    // Its own one first: a publication that was staged or cut short has not come to the latest yet.
+    for bytes in [own_manifest(&name).as_str(), LATEST].iter().filter_map(|file| folder.small.get(*file)) {
+        let Ok(there) = Manifest::parse(bytes) else { continue };
+        let same = Manifest { version: there.version, date: there.date, ..manifest.clone() } == there;
+        if same && fits(there.version, bytes) {
+            return Ok((there, bytes.clone()));
         }
     }
     // There is one latest, whatever image it is of; so the versions of all images are one row.
@@ -332,7 +347,9 @@ fn described(
         None => next?.max(source.map_or(0, |source| source.version)),
     };
     let bytes = manifest.render().into_bytes();
-    follows(manifest.version, &bytes)?;
+    if !follows(manifest.version, &bytes) {
+        return Err(Refusal::Version { wanted: manifest.version, latest: published });
+    }
     Manifest::parse(&bytes).map_err(Refusal::Manifest)?;
     Ok((manifest, bytes))
 }

@@ -10,7 +10,13 @@ struct World {
 impl World {
     fn publish(&mut self, new: &New<'_>, wishes: Wishes) -> Result<Vec<String>, Refusal> {
         let plan = plan_for(new, wishes, &self.folder)?;
-        for step in &plan.steps {
+        self.carry_out(&plan, usize::MAX);
+        Ok(plan.steps.iter().map(ToString::to_string).collect())
+    }
+
+    /// The first so many steps of a plan.
+    fn carry_out(&mut self, plan: &Plan, steps: usize) {
+        for step in plan.steps.iter().take(steps) {
             match step.clone() {
                 Step::Image(name) => self.folder.names.push(name),
                 Step::File(name, bytes) | Step::Swap(name, bytes) => {
@@ -24,7 +30,6 @@ impl World {
                 }
             }
         }
-        Ok(plan.steps.iter().map(ToString::to_string).collect())
     }
 
     /// A staged image whose manifest was signed where it lies.
@@ -225,10 +230,13 @@ fn under_its_name_an_image_and_its_chunks_stay_and_its_manifest_is_replaced_by_t
     assert_eq!(world.publish(&ordered(), WISHES).unwrap(), replaced);
     assert_eq!((world.latest().version, world.latest().boot_order), (2, vec![0]));
     assert_eq!(world.publish(&ordered(), WISHES), Ok(vec![]));
-    // Staged it is replaced too, and a signature of the old one goes.
+    // Staged it is replaced too, and a signature of the old one goes, where that is said.
     world.signed(&a, &signature("a"));
-    let staged = world.publish(&plain("web.squashfs", &a), Wishes { stage: true, ..WISHES }).unwrap();
-    assert_eq!(staged, [format!("put {name}.manifest"), format!("remove {name}.manifest.minisig")]);
+    let stage = Wishes { stage: true, ..WISHES };
+    let refused = world.publish(&plain("web.squashfs", &a), stage);
+    assert_eq!(refused, Err(Refusal::SignedVersion { signed: 2, wanted: 3 }));
+    let staged = world.publish(&plain("web.squashfs", &a), Wishes { unsigned: true, ..stage }).unwrap();
+    assert_eq!(staged, [format!("remove {name}.manifest.minisig"), format!("put {name}.manifest")]);
 }
 
 #[test]
@@ -280,6 +288,49 @@ fn a_signed_image_is_staged_then_signed_then_published() {
     assert_eq!(world.publish(&plain("web.squashfs", &b), WISHES), Err(Refusal::Unsigned));
     let loose = world.publish(&plain("web.squashfs", &b), Wishes { unsigned: true, ..WISHES }).unwrap();
     assert_eq!(loose[3..], ["swap latest.manifest", "remove latest.manifest.minisig"]);
+}
+
+#[test]
+fn a_publication_that_was_cut_short_after_any_step_is_finished_by_running_it_again() {
+    let (a, b) = (digests("a"), digests("b"));
+    let sign = |new: &New<'_>, wishes, folder: &Folder| {
+        let chosen = choose(new, wishes, folder).unwrap();
+        let made = signature(&String::from_utf8_lossy(&chosen.bytes).replace('\n', " ")).into_bytes();
+        plan(new, chosen, Some(made), wishes, folder).unwrap()
+    };
+    for version in [None, Some(2)] {
+        let mut start = World::default();
+        start.carry_out(&sign(&plain("web.squashfs", &a), WISHES, &start.folder), usize::MAX);
+        let wishes = Wishes { version, ..WISHES };
+        let whole = sign(&plain("web.squashfs", &b), wishes, &start.folder);
+        for cut in 0..=whole.steps.len() {
+            let mut world = World { folder: start.folder.clone() };
+            world.carry_out(&whole, cut);
+            let again = sign(&plain("web.squashfs", &b), Wishes { date: 9, ..wishes }, &world.folder);
+            world.carry_out(&again, usize::MAX);
+            assert_eq!((world.latest().name, world.latest().version), (named("b"), 2), "after {cut}");
+            let own = format!("{}.manifest", named("b"));
+            assert_eq!(world.folder.small.get(&own), world.folder.small.get(LATEST), "after {cut}");
+            assert_eq!(world.names().len(), 10, "after {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_signature_that_is_going_is_never_taken_for_that_of_the_next_manifest() {
+    let (mut world, a) = (World::default(), digests("a"));
+    world.publish(&plain("web.squashfs", &a), Wishes { stage: true, ..WISHES }).unwrap();
+    world.signed(&a, &signature("a"));
+    let (changed, unsigned) = (layered("web.squashfs", &a, &[LATEST]), Wishes { unsigned: true, ..WISHES });
+    world.folder.names.push(LATEST.into());
+    let whole = plan_for(&changed, unsigned, &world.folder).unwrap();
+    for cut in 0..=whole.steps.len() {
+        let mut world = World { folder: world.folder.clone() };
+        world.carry_out(&whole, cut);
+        let again = plan_for(&changed, unsigned, &world.folder).unwrap();
+        world.carry_out(&again, usize::MAX);
+        assert!(!again.signed && !world.names().iter().any(|name| name.ends_with(SIGNATURE)), "after {cut}");
+    }
 }
 
 #[test]
