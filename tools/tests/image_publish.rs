@@ -342,6 +342,24 @@ fn a_signature_goes_only_where_unsigned_is_said() {
 }
 
 #[test]
+fn whoever_read_a_manifest_by_the_images_own_name_finds_its_signature_after_the_next_publication() {
+    let desk = Signed::new();
+    let (bytes, key) = (image(b"image"), desk.key());
+    let own = format!("{}.manifest", name_of(&bytes));
+    let mut read = Vec::new();
+    for kernel in ["6.1", "6.12", "6.18"] {
+        fs::write(desk.scene.image(), &bytes).unwrap();
+        succeed(rootbeam().args(["image", "manifest", "--kernel", kernel]).arg(desk.scene.image()));
+        assert_eq!(desk.scene.publish(&bytes, &["--sign-key", &key]).0, 0);
+        read.push(desk.read(&own));
+        for file in [own.as_str(), "latest.manifest"] {
+            let boots: Vec<bool> = read.iter().map(|manifest| desk.boots(file, manifest)).collect();
+            assert_eq!(boots, vec![true; read.len()], "{file}");
+        }
+    }
+}
+
+#[test]
 fn names_that_are_no_file_names_are_refused() {
     let scene = Scene::new();
     let odd = scene.folder.path().join("a b");

@@ -268,6 +268,7 @@ pub fn plan(
             steps.push(step(name.to_owned(), bytes.to_vec()));
         }
     };
+    let at = |name: &str| folder.small.get(name).map(Vec::as_slice).unwrap_or_default();
     let remove = |steps: &mut Vec<Step>, name: &str| {
         if folder.has(name) {
             steps.push(Step::Remove(name.to_owned()));
@@ -278,15 +279,14 @@ pub fn plan(
     }
     put(&mut steps, Step::File, &format!("{name}{}", manifest::CHUNKS_SUFFIX), &new.digests.chunk_list());
     match &signature {
-        Some(signature) => put(&mut steps, Step::File, &own_signature, signature),
+        Some(signature) => put(&mut steps, Step::File, &own_signature, &followed(signature, at(&own_signature))),
         // Before its manifest goes: beside the new one it would be taken for that one's.
         None => remove(&mut steps, &own_signature),
     }
     put(&mut steps, Step::File, &own, &bytes);
     if !wishes.stage {
-        let there = folder.small.get(&latest_signature).map(Vec::as_slice).unwrap_or_default();
-        if let Some(signature) = signature.as_ref().filter(|signature| !there.starts_with(signature)) {
-            put(&mut steps, Step::Swap, &latest_signature, &followed(signature, there));
+        if let Some(signature) = &signature {
+            put(&mut steps, Step::Swap, &latest_signature, &followed(signature, at(&latest_signature)));
         }
         put(&mut steps, Step::Swap, LATEST, &bytes);
         if signature.is_none() {
@@ -354,14 +354,21 @@ fn described(
     Ok((manifest, bytes))
 }
 
-/// A signature file with the signatures of the one that it replaces behind its own. It is swapped before the manifest:
-/// so whichever manifest a machine read, and in whatever moment, the signature file that it reads then signs it.
+/// A signature file with the signatures of the one that it replaces behind its own. It is put there before the manifest:
+/// so whichever manifest a machine read, and in whatever moment, the signature file that it reads then signs it. One that
+/// begins so already stays.
 fn followed(signature: &[u8], earlier: &[u8]) -> Vec<u8> {
     /// Those of the version before, and of some more; a boot looks at 64.
     const KEPT: usize = 8;
+    if earlier.starts_with(signature) {
+        return earlier.to_vec();
+    }
+    let own = trust::signatures(signature);
+    let mut kept = trust::signatures(earlier);
+    kept.retain(|signed| own.iter().all(|own| own.text != signed.text));
     let mut file = signature.trim_ascii_end().to_vec();
     file.push(b'\n');
-    for signed in trust::signatures(earlier).iter().take(KEPT) {
+    for signed in kept.iter().take(KEPT) {
         file.extend(signed.text.bytes());
         file.push(b'\n');
     }

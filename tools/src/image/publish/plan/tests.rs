@@ -343,7 +343,7 @@ fn the_signature_file_signs_the_manifest_before_and_the_new_one() {
         let new = world.signed(&digests, &signature(text));
         let steps = world.publish(&new, WISHES).unwrap();
         assert_eq!(steps[..2], ["swap latest.manifest.minisig", "swap latest.manifest"]);
-        file = signature(text) + &file;
+        file = signature(text) + &file.replace(&signature(text), "");
         let found = world.folder.small.get("latest.manifest.minisig").unwrap();
         assert_eq!(String::from_utf8_lossy(found), file);
     }
