@@ -360,6 +360,38 @@ fn whoever_read_a_manifest_by_the_images_own_name_finds_its_signature_after_the_
 }
 
 #[test]
+fn an_earlier_image_is_published_again_as_the_next_version() {
+    let scene = Scene::new();
+    let (old, new) = (image(b"old"), image(b"new"));
+    for bytes in [&old, &new] {
+        assert_eq!(scene.publish(bytes, &[]).0, 0);
+    }
+    let place = scene.www().join(name_of(&old));
+    let (code, out, said) = scene.publish_file(&place, &["--dry-run", "--version", "2"]);
+    let expected = "version 2 does not follow version 2, which is published: nodes never go back; say --version 3 or more, \
+                    or leave --version out";
+    assert!(code == 1 && said.contains(expected), "{out} {said}");
+    assert_eq!(scene.publish_file(&place, &[]).0, 0);
+    assert_eq!((scene.latest().name, scene.latest().version), (name_of(&old), 3));
+
+    let desk = Signed::new();
+    for bytes in [&old, &new] {
+        assert_eq!(desk.scene.publish(bytes, &["--sign-key", &desk.key()]).0, 0);
+    }
+    let place = desk.scene.www().join(name_of(&old));
+    let before = desk.state();
+    for options in [&[][..], &["--version", "3"]] {
+        let (code, _, said) = desk.scene.publish_file(&place, options);
+        let expected = "its signature is of version 1, and of this publication, version 3, there is none";
+        assert!(code == 1 && said.contains(expected), "{said}");
+        assert_eq!(desk.state(), before);
+    }
+    let (code, out, said) = desk.scene.publish_file(&place, &["--sign-key", &desk.key()]);
+    assert!(code == 0 && out.contains(": version 3 of ") && out.contains(", signed; published"), "{out} {said}");
+    assert!(desk.boots("latest.manifest", &desk.read("latest.manifest")));
+}
+
+#[test]
 fn names_that_are_no_file_names_are_refused() {
     let scene = Scene::new();
     let odd = scene.folder.path().join("a b");

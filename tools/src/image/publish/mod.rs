@@ -40,7 +40,8 @@ one as a whole, with --stage already. A node that read the old one goes on with 
 rootbeam.manifest=sha256:…, does not boot by the new one: give it the new word, which `rootbeam image show` prints, or pin
 the image itself by rootbeam.sha256=, which allows no layers in an unsigned manifest.
 
-The version is one more than the last. Kernel, layers, sources and boot order are those of IMAGE.manifest, where there is
+The version is one more than the last, for an image that was published before too: to go back to DIR/web-….squashfs,
+publish it again. Kernel, layers, sources and boot order are those of IMAGE.manifest, where there is
 one. Layers must be in DIR by the names that it has for them: publish them first, with --stage, which leaves
 latest.manifest to the image.
 

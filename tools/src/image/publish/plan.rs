@@ -132,8 +132,8 @@ pub enum Refusal {
     #[error("{LATEST} cannot be counted on from: {0}. Repair or remove it")]
     Latest(manifest::Refusal),
     #[error(
-        "version {wanted} does not follow version {latest}, which is published: nodes never go back; take \
-         {} or more",
+        "version {wanted} does not follow version {latest}, which is published: nodes never go back; say --version {} \
+         or more, or leave --version out",
         latest.saturating_add(1)
     )]
     Version { wanted: u64, latest: u64 },
@@ -297,8 +297,8 @@ pub fn plan(
     Ok(Plan { manifest, signed: signature.is_some(), steps })
 }
 
-/// The manifest to publish: the one beside the image where it has the published name, that of the folder where it
-/// says the same but for version and date and may be the latest, else a new one.
+/// The manifest to publish: the one beside the image where it has the published name and may be the latest, that of the
+/// folder where it says the same but for version and date and may be the latest, else a new one.
 fn described(
     new: &New<'_>,
     name: String,
@@ -315,11 +315,8 @@ fn described(
         |version: u64, bytes: &[u8]| wishes.version.is_none_or(|wanted| wanted == version) && follows(version, bytes);
     if let Some(source) = &new.manifest
         && source.manifest.name == name
-        && wishes.version.is_none_or(|wanted| wanted == source.manifest.version)
+        && fits(source.manifest.version, &source.bytes)
     {
-        if !follows(source.manifest.version, &source.bytes) {
-            return Err(Refusal::Version { wanted: source.manifest.version, latest: published });
-        }
         return Ok((source.manifest.clone(), source.bytes.clone()));
     }
     let source = new.manifest.as_ref().map(|source| &source.manifest);
