@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             on_a_terminal_the_password_is_asked_for_and_not_shown,
             only_what_a_boot_reads_as_a_manifest_is_signed,
             verify_judges_the_signature_before_it_reads_the_manifest,
+            verify_reports_in_json_that_a_manifest_is_not_signed_as_demanded,
             show_names_signers_and_the_word_that_pins;
         minisign =>
             minisign_and_rootbeam_take_each_others_keys_and_signatures,
@@ -246,6 +247,23 @@ fn verify_judges_the_signature_before_it_reads_the_manifest() {
     let (code, said) = desk.refused("image verify a --key web.pub");
     assert_eq!(code, 3);
     assert!(said.contains(&format!("its signature by {} is wrong", desk.id("web.pub"))), "{said}");
+}
+
+fn verify_reports_in_json_that_a_manifest_is_not_signed_as_demanded() {
+    let desk = Desk::new();
+    desk.rootbeam("keygen web --no-password");
+    desk.rootbeam("keygen other --no-password");
+    desk.rootbeam("sign a.manifest -s other.key");
+    let refused = |options: &str, fault: &str| {
+        let (code, out, err) = run(&mut desk.command(&format!("image verify a --json {options}")));
+        assert_eq!(code, 3, "{err}");
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out:?} {err}"));
+        let told = report["fault"].as_str().unwrap();
+        assert!(told.starts_with(fault) && err.contains(told), "{report} {err}");
+        assert_eq!(report, serde_json::json!({"image": "a", "good": false, "fault": told}));
+    };
+    refused("--key web.pub", &format!("it is signed by {}, and by none of the trusted keys", desk.id("other.pub")));
+    refused("--key other.pub --min-version 2", "it has version 1, below 2");
 }
 
 fn show_names_signers_and_the_word_that_pins() {

@@ -62,13 +62,15 @@ pub struct Args {
 pub fn run(args: Args, term: &Term) -> Result<()> {
     let anchors = anchors(&args)?;
     let place = Place::of(&args.image, args.ca.as_deref())?;
-    let bytes = place.manifest()?;
-    // As in a boot, signed or not is decided over the bytes, before anything of them is parsed.
-    let signers = signers(&anchors, &place, &bytes)?;
-    let manifest = Manifest::parse(&bytes).map_err(|refusal| anyhow!("{place}: {refusal}"))?;
-    if let Some(floor) = anchors.floor_above(manifest.version) {
-        return Err(Mismatch(format!("{place}: it has version {}, below {floor}", manifest.version)).into());
-    }
+    let (manifest, signers) = match promised(&anchors, &place)? {
+        Ok(promised) => promised,
+        Err(fault) => {
+            if args.json {
+                result(serde_json::to_string(&Refused { image: &args.image, good: false, fault: &fault })?)?;
+            }
+            return Err(Mismatch(format!("{place}: {fault}")).into());
+        }
+    };
     let list = place.list(&manifest)?;
     let (name, image) = place.open(&manifest)?;
     let began = Instant::now();
@@ -115,14 +117,24 @@ fn anchors(args: &Args) -> Result<Anchors> {
     Ok(Anchors::new(&named, args.key_threshold, args.min_version)?)
 }
 
-/// Who signed the manifest `bytes`, where a key demands a signature.
-fn signers(anchors: &Anchors, place: &Place, bytes: &[u8]) -> Result<Vec<KeyId>> {
-    if !anchors.demand_signatures() {
-        return Ok(Vec::new());
-    }
-    anchors.signers(bytes, &place.signature()?).map_err(|fault| {
-        let (cause, remedy) = causes::signature(&fault);
-        Mismatch(format!("{place}: {cause}: {remedy}")).into()
+/// The manifest and who signed it, or why that is not what the anchors demand.
+fn promised(anchors: &Anchors, place: &Place) -> Result<Result<(Manifest, Vec<KeyId>), String>> {
+    let bytes = place.manifest()?;
+    // As in a boot, signed or not is decided over the bytes, before anything of them is parsed.
+    let signers = match anchors.demand_signatures() {
+        false => Vec::new(),
+        true => match anchors.signers(&bytes, &place.signature()?) {
+            Ok(signers) => signers,
+            Err(fault) => {
+                let (cause, remedy) = causes::signature(&fault);
+                return Ok(Err(format!("{cause}: {remedy}")));
+            }
+        },
+    };
+    let manifest = Manifest::parse(&bytes).map_err(|refusal| anyhow!("{place}: {refusal}"))?;
+    Ok(match anchors.floor_above(manifest.version) {
+        Some(floor) => Err(format!("it has version {}, below {floor}", manifest.version)),
+        None => Ok((manifest, signers)),
     })
 }
 
@@ -341,6 +353,14 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     first_wrong_chunk: Option<u64>,
     wrong: Vec<WrongChunk>,
+}
+
+/// The report where the manifest is not the demanded one: of the image there is nothing to say.
+#[derive(Serialize)]
+struct Refused<'a> {
+    image: &'a str,
+    good: bool,
+    fault: &'a str,
 }
 
 #[derive(Serialize)]
