@@ -46,13 +46,14 @@ pub struct Args {
 /// Runs `rootbeam sign`.
 pub fn run(args: &Args, term: &Term) -> Result<()> {
     let name = args.manifest.display();
-    let bytes = read(&args.manifest, manifest::MAX_BYTES)?;
-    let manifest = Manifest::parse(&bytes).map_err(|refusal| {
-        let own = beside(&args.manifest, manifest::SUFFIX);
-        match own.exists() {
-            true => anyhow!("{name} is no manifest: sign {}", own.display()),
-            false => anyhow!("{name}: {refusal}; make one with `rootbeam image manifest IMAGE`"),
-        }
+    let own = beside(&args.manifest, manifest::SUFFIX);
+    let Some(bytes) = read_within(&args.manifest, manifest::MAX_BYTES)? else {
+        let make = if own.exists() { String::new() } else { format!("run `rootbeam image manifest {name}` and ") };
+        bail!("{name} is no manifest, it has more than {} bytes: {make}sign {}", manifest::MAX_BYTES, own.display());
+    };
+    let manifest = Manifest::parse(&bytes).map_err(|refusal| match own.exists() {
+        true => anyhow!("{name} is no manifest: sign {}", own.display()),
+        false => anyhow!("{name}: {refusal}; make one with `rootbeam image manifest IMAGE`"),
     })?;
     let place = beside(&args.manifest, trust::SUFFIX);
     let there = existing(&place)?;
@@ -156,11 +157,16 @@ fn secret_key(place: &Path, password: &password::Choice) -> Result<SecretKey> {
 
 /// The file's bytes, at most `limit`.
 fn read(place: &Path, limit: u64) -> Result<Vec<u8>> {
+    read_within(place, limit)?
+        .with_context(|| format!("{} has more than the {limit} bytes that are read", place.display()))
+}
+
+/// The file's bytes, where they are no more than `limit`.
+fn read_within(place: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let read = File::open(place).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
     match read {
-        Ok(_) if bytes.len() as u64 <= limit => Ok(bytes),
-        Ok(_) => bail!("{} has more than the {limit} bytes that are read", place.display()),
+        Ok(_) => Ok((bytes.len() as u64 <= limit).then_some(bytes)),
         Err(e) if e.kind() == ErrorKind::NotFound => bail!("there is no {}", place.display()),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", place.display())),
     }

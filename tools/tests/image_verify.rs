@@ -325,7 +325,21 @@ fn what_is_not_there_is_told_with_a_remedy() {
     let server = Server::start(published.folder.path(), "127.0.0.1:0".parse().unwrap(), Log::none()).unwrap();
     let (code, said) = verify(&format!("http://{}/web.squashfs", server.address()));
     assert_eq!(code, 1);
-    assert!(said.contains("web.squashfs.manifest: the server answered 404 Not Found"), "{said}");
+    let remedy = "the server answered 404 Not Found: correct the URL, or put the file there, as `rootbeam image publish` \
+                  does";
+    assert!(said.contains(&format!("web.squashfs.manifest: {remedy}\n")), "{said}");
+    published.manifest(&[]);
+    let key = published.folder.path().join("web");
+    succeed(rootbeam().args(["keygen", "--no-password"]).arg(&key));
+    let url = format!("http://{}/web.squashfs", server.address());
+    let (code, _, said) = run(rootbeam().args(["image", "verify", &url, "--key"]).arg(key.with_extension("pub")));
+    assert_eq!(code, 1);
+    assert!(said.contains(&format!("web.squashfs.manifest.minisig: {remedy} with --sign-key\n")), "{said}");
+    let (code, said) = verify("ftp://127.0.0.1/web.squashfs");
+    assert_eq!(code, 1);
+    let expected = "ftp://127.0.0.1/web.squashfs: ftp is not read, only http and https URLs are: fetch the image, its \
+                    manifest and its chunks, and verify the file";
+    assert!(said.contains(expected), "{said}");
     let (code, said) = verify("http://127.0.0.1:1/web.squashfs");
     assert_eq!(code, 1);
     assert!(said.contains("cannot fetch http://127.0.0.1:1/web.squashfs.manifest"), "{said}");

@@ -210,6 +210,11 @@ fn only_what_a_boot_reads_as_a_manifest_is_signed() {
         assert!(code == 1 && said.contains(expected), "{said}");
     };
     refused("a", "a is no manifest: sign a.manifest");
+    fs::write(desk.path("large"), image(&[7; 2 << 20])).unwrap();
+    let large = "large is no manifest, it has more than 1048576 bytes: ";
+    refused("large", &format!("{large}run `rootbeam image manifest large` and sign large.manifest"));
+    desk.rootbeam("image manifest large");
+    refused("large", &format!("{large}sign large.manifest"));
     refused("password", "password: it is not a manifest in JSON");
     refused("nothing", "there is no nothing");
     assert!(desk.refused("sign a.manifest -s web.pub").1.contains("web.pub is no secret key"));

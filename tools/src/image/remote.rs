@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{Certificate, StatusCode, Url};
+use rootbeam_init::trust::SUFFIX as SIGNATURE;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -52,6 +53,11 @@ impl Remote {
         })?;
         match response.status() {
             StatusCode::OK => Ok(Body::new(self.0.clone(), url.clone(), response)),
+            status @ StatusCode::NOT_FOUND => bail!(
+                "cannot fetch {url}: the server answered {status}: correct the URL, or put the file there, as `rootbeam \
+                 image publish` does{}",
+                if url.path().ends_with(SIGNATURE) { " with --sign-key" } else { "" }
+            ),
             status => bail!("cannot fetch {url}: the server answered {status}"),
         }
     }

@@ -5,7 +5,7 @@ use super::digest::{Digests, digest, list_hashes};
 use super::remote::Remote;
 use crate::cli::Mismatch;
 use crate::term::{Rate, Term, result};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use reqwest::Url;
 use rootbeam_init::causes;
 use rootbeam_init::digest::Sha256;
@@ -160,6 +160,11 @@ impl Place {
             Ok(url) if matches!(url.scheme(), "http" | "https") => {
                 Ok(Self::Remote(Remote::new(&url, ca)?, Location::new(url.as_str())))
             }
+            Ok(url) if image.contains("://") && !Path::new(image).exists() => bail!(
+                "{image}: {} is not read, only http and https URLs are: fetch the image, its manifest and its chunks, and \
+                 verify the file",
+                url.scheme()
+            ),
             // An image that is not there is told before a manifest that is not.
             _ if image.ends_with(manifest::SUFFIX) => Ok(Self::File(image.into(), None)),
             _ => Ok(Self::File(image.into(), Some(open(Path::new(image))?))),
