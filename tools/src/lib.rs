@@ -13,5 +13,6 @@ pub mod sign;
 pub mod term;
 pub mod trace;
 
+mod child;
 mod output;
 mod password;

@@ -2,9 +2,11 @@
 //! it is given the bytes when they are whole.
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -19,6 +21,27 @@ pub struct Output {
 impl Output {
     /// Begins a file that will be at `place`.
     pub fn beside(place: &Path) -> Result<Self> {
+        Self::begin(place, |place| Self::called(place, ".rootbeam-"))
+    }
+
+    /// The same for a large file that takes long, and removes those of processes that were killed meanwhile.
+    pub fn swept(place: &Path) -> Result<Self> {
+        Self::begin(place, |place| {
+            sweep(folder(place));
+            loop {
+                let mut output = Self::called(place, SWEPT)?;
+                let file = output.file();
+                // Held until the file is closed. Where there are no locks no file can be locked, and none is removed.
+                let swept = flock(&*file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK);
+                // Another one may sweep between the file and its lock.
+                if !swept && file.metadata().is_ok_and(|found| found.nlink() > 0) {
+                    return Ok(output);
+                }
+            }
+        })
+    }
+
+    fn begin(place: &Path, beside: impl Fn(&Path) -> Result<Self>) -> Result<Self> {
         match fs::metadata(place) {
             Ok(found) if found.is_dir() => bail!("{} is a folder: name a file in it", place.display()),
             Ok(found) if !found.is_file() => {
@@ -29,7 +52,7 @@ impl Output {
             Ok(_) if is_open_file(place) => {
                 bail!("{} is a file that a process has open: give the file's own name", place.display())
             }
-            _ => Self::called(place, ".rootbeam-"),
+            _ => beside(place),
         }
     }
 
@@ -70,6 +93,24 @@ impl Output {
             .with_context(|| format!("cannot finish {}", place.display()))?;
         file.persist(&place).map_err(|e| e.error).with_context(|| format!("cannot rename to {}", place.display()))?;
         Ok(())
+    }
+}
+
+/// What a file is called that is locked for as long as it is written.
+const SWEPT: &str = ".rootbeam-build-";
+
+/// Removes the files that nobody writes any more, as far as that is possible.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if regular && name.as_encoded_bytes().starts_with(SWEPT.as_bytes()) {
+            // For writing, without which NFS gives no exclusive lock.
+            let file = File::options().write(true).open(entry.path());
+            if file.is_ok_and(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }
 
@@ -152,6 +193,29 @@ mod tests {
         let refusal = write(&link, b"bytes").unwrap_err().to_string();
         assert!(refusal.ends_with("/stdout is a file that a process has open: give the file's own name"), "{refusal}");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_being_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || {
+            let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+            let mut names: Vec<PathBuf> = names.collect();
+            names.sort();
+            names
+        };
+        let (left, others) = (folder.path().join(".rootbeam-build-x"), folder.path().join(".rootbeam-publish-x"));
+        for place in [&left, &others] {
+            fs::write(place, "left").unwrap();
+        }
+        let first = Output::swept(&folder.path().join("a")).unwrap();
+        let second = Output::swept(&folder.path().join("b")).unwrap();
+        let mut expected = vec![first.path().to_owned(), second.path().to_owned(), others.clone()];
+        expected.sort();
+        assert_eq!(names(), expected);
+        first.publish().unwrap();
+        drop(second);
+        assert_eq!(names(), [others, folder.path().join("a")]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 use tempfile::{TempDir, tempdir};
 use walkdir::WalkDir;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
             warns_of_secrets_that_all_machines_would_share,
             faulty_sources_are_refused_and_leave_nothing,
             a_writer_that_dies_by_a_signal_is_told_in_a_sentence,
+            a_build_that_is_killed_takes_its_writer_along_and_the_next_removes_what_it_left,
             an_unreadable_clock_word_is_refused;
         needs::root =>
             an_image_of_a_folder_is_the_folder,
@@ -503,6 +505,53 @@ fn a_writer_that_dies_by_a_signal_is_told_in_a_sentence() {
         "{said}"
     );
     assert!(!said.trim_end().ends_with(':'), "{said}");
+}
+
+fn a_build_that_is_killed_takes_its_writer_along_and_the_next_removes_what_it_left() {
+    let (folder, out) = (tempdir().unwrap(), tempdir().unwrap());
+    let tar = folder.path().join("a.tar");
+    tar_of(&tar, &[("a", Ok("a")), ("b", Err("a"))]);
+    let program = folder.path().join("mksquashfs");
+    let number = folder.path().join("number");
+    fs::write(
+        &program,
+        format!("#!/bin/sh\necho $$ >{0}.new\n/bin/mv {0}.new {0}\nexec /bin/sleep 60\n", number.display()),
+    )
+    .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let image = out.path().join("image");
+    let mut command = rootbeam();
+    command.env("PATH", folder.path()).args(["image", "build"]).arg(&tar).arg("-o").arg(&image);
+    let mut child = command.spawn().unwrap();
+    let in_time = |what: &str, holds: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < Duration::from_secs(30), "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    in_time("the writer starts", &|| number.exists());
+    let writer = fs::read_to_string(&number).unwrap();
+    let stat = format!("/proc/{}/stat", writer.trim());
+    // Beside the one that is running another build leaves its file alone.
+    let source = folder.path().join("plain");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "x").unwrap();
+    build(&source, &out.path().join("other"), &[]);
+    let names = || {
+        let names = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    };
+    assert!(names().len() == 2 && names()[0].starts_with(".rootbeam-build-"), "{:?}", names());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    child.wait().unwrap();
+    // Ended, whether or not somebody has asked for its end.
+    in_time("the writer ends", &|| fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
+    build(&source, &image, &[]);
+    assert_eq!(names(), ["image", "other"]);
 }
 
 fn an_unreadable_clock_word_is_refused() {

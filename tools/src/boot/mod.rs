@@ -3,15 +3,15 @@
 pub mod machine;
 pub mod tftp;
 
+use crate::child::dies_with_us;
 use crate::serve::log::Log;
 use crate::serve::server::{Server, url_path};
 use crate::term::{Term, result};
 use anyhow::{Context, Result, bail};
 use machine::{Accel, Forward, HOST, Machine, Nic, Serial, Start, shell_line};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, set_parent_process_death_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::channel;
@@ -169,11 +169,7 @@ fn run_qemu(command: &[OsString], timeout: Option<Duration>) -> Result<ExitStatu
     let Some((program, arguments)) = command.split_first() else { bail!("no QEMU command") };
     let mut qemu = Command::new(program);
     qemu.args(arguments);
-    // SAFETY: between fork and exec only this one system call is made.
-    unsafe {
-        qemu.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
-    }
-    let child = qemu.spawn().with_context(|| {
+    let child = dies_with_us(&mut qemu, Signal::TERM).spawn().with_context(|| {
         format!("cannot start {}: install qemu-system-x86, or name the program by --qemu", program.display())
     })?;
     wait(child, timeout)

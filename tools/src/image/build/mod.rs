@@ -35,7 +35,9 @@ hard links or extended attributes, mksquashfs (package squashfs-tools) does the 
 The same source gives the same bytes: the image's date is SOURCE_DATE_EPOCH, else that of the newest file; with
 SOURCE_DATE_EPOCH no file is newer than it.
 
-A folder whose owners are to be kept must be read as root; a tar need not be.";
+A folder whose owners are to be kept must be read as root; a tar need not be.
+
+A build that is killed leaves a hidden file .rootbeam-build-… beside OUT, which the next build there removes.";
 
 /// Arguments of `rootbeam image build`.
 #[derive(Debug, clap::Args)]
@@ -113,6 +115,7 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     let compression = Compression::new(args.compress, args.level)?;
     let exclude = Exclude::new(&args.exclude)?;
     let epoch = source_date_epoch()?;
+    let mut output = Output::swept(&args.output)?;
     let (source, mut inventory) = survey(&args.source, &exclude)?;
     if inventory.entries.len() < 2 {
         bail!("{} holds nothing: an image of it would be empty", args.source.display());
@@ -129,7 +132,6 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     }
     remarks::warn(&inventory, &source, term)?;
 
-    let mut output = Output::beside(&args.output)?;
     match (writer, mksquashfs) {
         (Writer::SquashfsTools, Some(program)) => {
             let job = squashfs_tools::Job { program, compression, date, drop_xattrs: args.drop_xattrs };

@@ -3,9 +3,11 @@
 use super::inventory::Inventory;
 use super::tarball::Tarball;
 use super::{Compress, Compression};
+use crate::child::dies_with_us;
 use crate::term::Term;
 use anyhow::{Context, Result, bail};
 use backhand::FilesystemReader;
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -48,7 +50,9 @@ impl Job {
             // These are exact paths; only as patterns are they taken from the root of the tree.
             command.args(["-wildcards", "-e"]).args(inventory.excluded.iter().map(|path| literal(path)));
         }
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        let child = dies_with_us(&mut command, Signal::KILL)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
         let output = child.wait_with_output()?;
         self.judge(output.status, &output.stderr)
     }
@@ -58,7 +62,9 @@ impl Job {
         let mut command = self.command();
         command.arg("-").arg(out).arg("-tar").args(self.options());
         command.args(root_options(inventory)).stdin(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        let mut child = dies_with_us(&mut command, Signal::KILL)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
         let (Some(mut stdin), Some(mut stderr)) = (child.stdin.take(), child.stderr.take()) else {
             bail!("{} has no pipes", self.program.display());
         };
