@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             faulty_sources_are_refused_and_leave_nothing,
             a_writer_that_dies_by_a_signal_is_told_in_a_sentence,
             a_build_that_is_killed_takes_its_writer_along_and_the_next_removes_what_it_left,
+            an_image_is_not_written_in_its_own_source,
             an_unreadable_clock_word_is_refused;
         needs::root =>
             an_image_of_a_folder_is_the_folder,
@@ -552,6 +553,40 @@ fn a_build_that_is_killed_takes_its_writer_along_and_the_next_removes_what_it_le
     in_time("the writer ends", &|| fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
     build(&source, &image, &[]);
     assert_eq!(names(), ["image", "other"]);
+}
+
+fn an_image_is_not_written_in_its_own_source() {
+    let folder = tempdir().unwrap();
+    let root = folder.path().join("tree");
+    fs::create_dir_all(root.join("out")).unwrap();
+    fs::write(root.join("file"), "x").unwrap();
+    symlink("tree/out", folder.path().join("link")).unwrap();
+    let build = |source: &str, output: &str, options: &[&str]| {
+        let mut command = rootbeam();
+        run(command.current_dir(&root).args(["image", "build", source, "-o", output]).args(options))
+    };
+    for (source, output) in
+        [(".", "web.squashfs"), ("../tree", "out/web.squashfs"), ("../tree/.", "../link/web.squashfs")]
+    {
+        for options in [&[][..], &["--exclude", "file"]] {
+            let (code, _, said) = build(source, output, options);
+            let expected = format!(
+                "{output} would be written in {source}, of which it is the image, and so hold the one that was built \
+                 before: name a place outside of it, or one in a folder that --exclude leaves out"
+            );
+            assert!(code == 1 && said.contains(&expected), "{said}");
+        }
+    }
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(root.join("out")).unwrap().count(), 0);
+    // In a folder that stays out it may be, and the second is the first.
+    let images = [(); 2].map(|()| {
+        let (code, _, said) = build(".", "out/web.squashfs", &["--exclude", "out"]);
+        assert_eq!(code, 0, "{said}");
+        fs::read(root.join("out/web.squashfs")).unwrap()
+    });
+    assert!(images[0] == images[1]);
+    assert_eq!(build(".", "../tree.squashfs", &[]).0, 0);
 }
 
 fn an_unreadable_clock_word_is_refused() {

@@ -35,7 +35,8 @@ hard links or extended attributes, mksquashfs (package squashfs-tools) does the 
 The same source gives the same bytes: the image's date is SOURCE_DATE_EPOCH, else that of the newest file; with
 SOURCE_DATE_EPOCH no file is newer than it.
 
-A folder whose owners are to be kept must be read as root; a tar need not be.
+A folder whose owners are to be kept must be read as root; a tar need not be. OUT lies outside of the folder, or in one
+of its folders that --exclude leaves out.
 
 A build that is killed leaves a hidden file .rootbeam-build-… beside OUT, which the next build there removes.";
 
@@ -116,6 +117,9 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
     let exclude = Exclude::new(&args.exclude)?;
     let epoch = source_date_epoch()?;
     let mut output = Output::swept(&args.output)?;
+    if args.source.is_dir() {
+        check_apart(&args, output.path(), &exclude)?;
+    }
     let (source, mut inventory) = survey(&args.source, &exclude)?;
     if inventory.entries.len() < 2 {
         bail!("{} holds nothing: an image of it would be empty", args.source.display());
@@ -164,6 +168,22 @@ fn survey(path: &Path, exclude: &Exclude) -> Result<(Source, Inventory)> {
         let tar = Tarball::open(path)?;
         let inventory = tar.survey(exclude)?;
         Ok((Source::Tar(tar), inventory))
+    }
+}
+
+/// Refuses an image that is written in its own source: it would hold the one that was built before it, and its folder's
+/// time would be that of the build. In a folder that stays out it may be.
+fn check_apart(args: &Args, written: &Path, exclude: &Exclude) -> Result<()> {
+    let (source, output) = (args.source.display(), args.output.display());
+    let root = args.source.canonicalize().with_context(|| format!("cannot read {source}"))?;
+    let folder = written.parent().unwrap_or(written);
+    let folder = folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?;
+    match folder.strip_prefix(root) {
+        Ok(inside) if exclude.root_of(inside).is_none() => bail!(
+            "{output} would be written in {source}, of which it is the image, and so hold the one that was built before: \
+             name a place outside of it, or one in a folder that --exclude leaves out"
+        ),
+        _ => Ok(()),
     }
 }
 
