@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::receive::Arrival;
 use crate::sys::worker;
 use crate::turns::Turns;
-use crate::{image, network, root, streaming};
+use crate::{causes, image, network, root, streaming};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -64,7 +64,8 @@ fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
         // The wait for an address hides these.
         crew.begin()?;
         image::prepare_kernel(&mut machine.modules);
-        let lease = network::await_lease(crew, &mut machine.modules, &machine.settings)?;
+        let lease = network::await_lease(crew, &mut machine.modules, &machine.settings)
+            .map_err(|failure| causes::without_drivers(failure, machine.modules.mismatch()))?;
         network::write_resolver(&lease);
         crew.turns.leased(&lease.link, Instant::now());
         machine.end(step, network::describe(&lease), 0);

@@ -5,6 +5,7 @@ use crate::clock::Utc;
 use crate::failure::{Failure, Step};
 use crate::label::Label;
 use crate::messages::{FetchCause, FetchWarning, FilesystemKind, NetCause, SourceIndex, StoreCause, TlsFault};
+use crate::modules::Mismatch;
 use crate::settings::source::Source;
 use crate::settings::values::human;
 use crate::trust::{self, SignatureFault};
@@ -55,6 +56,16 @@ pub fn network(cause: &NetCause) -> Failure {
             let remedy = "look at the kernel's messages about it; plug it in again where it was pulled";
             fail(link.to_string(), "the link is gone".to_owned(), remedy).passing()
         }
+    }
+}
+
+/// The failure of a network whose links lack their drivers, where those were packed for another kernel.
+pub fn without_drivers(failure: Failure, mismatch: Option<Mismatch<'_>>) -> Failure {
+    match mismatch {
+        Some(mismatch) if failure == network(&NetCause::NoLink) => {
+            Failure { cause: format!("{}: {mismatch}", failure.cause), remedy: Mismatch::REMEDY.to_owned(), ..failure }
+        }
+        _ => failure,
     }
 }
 
@@ -408,6 +419,21 @@ mod tests {
     fn a_source_that_pid_1_does_not_know_is_named_by_its_number() {
         let cause = StoreCause::Empty { source: 200 };
         assert_eq!(store(&cause, &[], "6.1").object, "source 201 (named by the manifest)");
+    }
+
+    #[test]
+    fn a_machine_without_a_link_whose_modules_are_of_another_kernel_is_told_of_these() {
+        let packed = ["6.1.0-56".to_owned()];
+        let mismatch = Mismatch { packed: &packed, running: "6.1.0-50" };
+        let told = |cause: &NetCause, mismatch| without_drivers(network(cause), mismatch).to_string();
+        assert_eq!(
+            told(&NetCause::NoLink, Some(mismatch)),
+            "FAILED at network: network: this machine shows no Ethernet link: this initramfs has modules for kernel \
+             6.1.0-56, and kernel 6.1.0-50 is running. Remedy: pack it again with the modules of that kernel."
+        );
+        assert_eq!(told(&NetCause::NoLink, None), network(&NetCause::NoLink).to_string());
+        let carrier = NetCause::NoCarrier { links: vec![Label::new("eth0").unwrap()] };
+        assert_eq!(told(&carrier, Some(mismatch)), network(&carrier).to_string());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::causes::filesystem_name;
 use crate::failure::{Failure, Step};
 use crate::messages::{Compressor, FilesystemKind, ImageFacts};
-use crate::modules::{Modules, Outcome};
+use crate::modules::{Mismatch, Modules, Outcome};
 use crate::receive::Received;
 use crate::settings::values::human;
 use crate::sys::loopdev::{self, LoopDevice, Reads};
@@ -123,7 +123,14 @@ pub fn require_filesystem(name: &str, modules: &mut Modules) -> Result<(), Failu
     if lists_filesystem(&known, name) {
         return Ok(());
     }
-    Err(without_filesystem(name))
+    Err(match modules.mismatch() {
+        Some(mismatch) => Failure {
+            cause: format!("it does not have the filesystem {name} built in: {mismatch}"),
+            remedy: Mismatch::REMEDY.to_owned(),
+            ..without_filesystem(name)
+        },
+        None => without_filesystem(name),
+    })
 }
 
 /// A kernel that has the filesystem `name` nowhere.
@@ -194,12 +201,31 @@ fn failed(object: &str, cause: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::modules::Policy;
 
     #[test]
     fn finds_a_filesystem_by_its_whole_name() {
         let list = b"nodev\tsysfs\nnodev\toverlay\n\tsquashfs\n";
         assert!(lists_filesystem(list, "squashfs") && lists_filesystem(list, "overlay"));
         assert!(!lists_filesystem(list, "squash") && !lists_filesystem(list, "nodev"));
+    }
+
+    #[test]
+    fn a_filesystem_that_was_packed_for_another_kernel_asks_for_its_modules() {
+        let root = std::env::temp_dir().join(format!("rootbeam-image-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("lib/modules/6.1.0-56")).unwrap();
+        let told = |release| {
+            let mut modules = Modules::open(&root, release, Policy::default()).unwrap();
+            require_filesystem("nonefs", &mut modules).unwrap_err().to_string()
+        };
+        assert_eq!(
+            told("6.1.0-50"),
+            "FAILED at mount: kernel without nonefs: it does not have the filesystem nonefs built in: this initramfs has \
+             modules for kernel 6.1.0-56, and kernel 6.1.0-50 is running. Remedy: pack it again with the modules of that \
+             kernel."
+        );
+        assert_eq!(told("6.1.0-56"), without_filesystem("nonefs").to_string());
+        std::fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

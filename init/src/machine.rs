@@ -9,7 +9,7 @@ use crate::journal::Journal;
 use crate::label::Label;
 use crate::layers::{Order, Proofs, Stack};
 use crate::messages::{Lease, SourceIndex, SourceTally, Trust, Wanted};
-use crate::modules::{self, Modules};
+use crate::modules::{self, Mismatch, Modules};
 use crate::policy::Policy;
 use crate::receive::{self, Held, Received};
 use crate::report::{self, ImageReport, LayerReport, MemoryReport, NetworkReport, Report, Share, StepReport};
@@ -129,13 +129,7 @@ impl Machine {
 
     /// Loads the drivers of the devices that are there; says what it did.
     pub fn load_drivers(&mut self) -> String {
-        if let Some(releases) = self.modules.mismatch() {
-            let text = format!(
-                "this initramfs has modules for kernel {}, and kernel {} is running: pack it again with the modules \
-                 of that kernel",
-                releases.join(", "),
-                self.kernel.release
-            );
+        if let Some(text) = self.modules.mismatch().map(|mismatch| format!("{mismatch}: {}", Mismatch::REMEDY)) {
             self.warn(text);
         }
         let summary = self.modules.coldplug();

@@ -29,10 +29,14 @@ pub fn for_namespaces() -> Result<PathBuf> {
 
 /// The same, with more arguments of `rootbeam pack`.
 pub fn for_namespaces_with(arguments: &[&str]) -> Result<PathBuf> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    for_namespaces_of(&rustix::system::uname().release().to_string_lossy(), arguments)
+}
+
+/// The same, as if the host's kernel had that release.
+pub fn for_namespaces_of(release: &str, arguments: &[&str]) -> Result<PathBuf> {
     let root = cache("archives")?.join(format!("host-{release}"));
     once(&root, |half| {
-        let folder = half.join("lib/modules").join(&release);
+        let folder = half.join("lib/modules").join(release);
         fs::create_dir_all(&folder)?;
         let lines: String = BUILT_IN.iter().map(|(name, place)| format!("kernel/{place}/{name}.ko\n")).collect();
         fs::write(folder.join("modules.builtin"), lines)?;

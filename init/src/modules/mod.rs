@@ -24,6 +24,7 @@ use crate::label::printable;
 use crate::policy::Action;
 use crate::sys::module::{Inserted, insert};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,27 @@ pub struct Summary {
     pub devices: usize,
     /// Requests that failed, and why.
     pub failures: Vec<Failure>,
+}
+
+/// Kernel and initramfs were taken from different builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mismatch<'a> {
+    /// The kernel releases that the archive has modules for.
+    pub packed: &'a [String],
+    /// The release of the running kernel.
+    pub running: &'a str,
+}
+
+impl Mismatch<'_> {
+    /// What to do about it.
+    pub const REMEDY: &'static str = "pack it again with the modules of that kernel";
+}
+
+impl fmt::Display for Mismatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { packed, running } = self;
+        write!(f, "this initramfs has modules for kernel {}, and kernel {running} is running", packed.join(", "))
+    }
 }
 
 /// The modules of the running kernel.
@@ -97,10 +119,10 @@ impl Modules {
         Self { stuck: Some(stuck), ..self }
     }
 
-    /// The archive's kernel releases, where it has modules but none for the running kernel: kernel and initramfs
-    /// were taken from different builds.
-    pub fn mismatch(&self) -> Option<&[String]> {
-        (self.index.is_empty() && !self.others.is_empty()).then_some(&self.others)
+    /// That the archive has modules, and none for the running kernel.
+    pub fn mismatch(&self) -> Option<Mismatch<'_>> {
+        let mismatch = Mismatch { packed: &self.others, running: &self.release };
+        (self.index.is_empty() && !self.others.is_empty()).then_some(mismatch)
     }
 
     /// Whether the running kernel has drivers as modules, as far as the archive tells.

@@ -4,15 +4,16 @@ use super::{PATH, SOON, Scene, URL, machine, refused};
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use rootbeam_qemu_tests::claim::claim;
-use rootbeam_qemu_tests::images;
-use rootbeam_qemu_tests::netns::{self, Dhcp, Network, Nic};
+use rootbeam_qemu_tests::netns::{self, Boot, Dhcp, Network, Nic};
 use rootbeam_qemu_tests::servers::fault::{Fault, When};
 use rootbeam_qemu_tests::servers::site::Site;
+use rootbeam_qemu_tests::{archives, images};
 
 pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
     vec![
         claim("errors: a machine without a network card says so and names the packer's option", no_card),
+        claim("errors: a machine without a link whose modules are of another kernel is told of these", other_kernel),
         claim("errors: a card without carrier is named, with cable and switch port as the remedy", no_carrier),
         claim("errors: a network without a DHCP server is told from one without a carrier", no_lease),
         claim("errors: a name that the name server does not know is told from one that does not answer", no_name),
@@ -28,6 +29,17 @@ fn no_card() -> Result<()> {
         "FAILED at network: network: this machine shows no Ethernet link. Remedy: pack the driver of its network card \
          (rootbeam pack --include-module NAME, or --preset generic).",
     )
+}
+
+fn other_kernel() -> Result<()> {
+    let archive = archives::for_namespaces_of("6.1.0-56", &[])?;
+    let words = format!("rootbeam.image={URL} rootbeam.on-failure=poweroff rootbeam.net.carrier=1");
+    let running = rustix::system::uname().release().to_string_lossy().into_owned();
+    let diagnosis = format!(
+        "FAILED at network: network: this machine shows no Ethernet link: this initramfs has modules for kernel 6.1.0-56, \
+         and kernel {running} is running. Remedy: pack it again with the modules of that kernel."
+    );
+    refused(&Boot::new(&archive).cmdline(&words).run()?, &diagnosis)
 }
 
 fn no_carrier() -> Result<()> {
