@@ -1,9 +1,9 @@
 //! What files an image has: from a file, or from a server by ranges, of which a listing needs few.
 
-use super::ask;
 use super::system::{Entry, Tree, judged};
+use super::{ask, init};
 use anyhow::{Context, Result, bail};
-use backhand::{FilesystemReader, InnerNode};
+use backhand::{FilesystemReader, InnerNode, SquashfsFileReader};
 use rootbeam_init::causes;
 use rootbeam_init::fetch::client::Client;
 use rootbeam_init::messages::Range;
@@ -16,7 +16,7 @@ const TEXT: u64 = 256 << 10;
 /// What is asked of a server at a time, in bytes.
 const BLOCK: u64 = 256 << 10;
 
-/// Lists a squashfs, and reads the files that are judged under these settings.
+/// Lists a squashfs, and reads what is judged of it under these settings.
 pub fn list(image: impl Read + Seek + Send + 'static, settings: &Settings) -> Result<Tree> {
     let reader = FilesystemReader::from_reader(BufReader::with_capacity(BLOCK as usize, image))
         .context("its squashfs cannot be listed")?;
@@ -32,14 +32,22 @@ pub fn list(image: impl Read + Seek + Send + 'static, settings: &Settings) -> Re
         };
         tree.entries.insert(relative(&node.fullpath), entry);
     }
+    let read = |file: &SquashfsFileReader, most: u64| {
+        let mut text = Vec::new();
+        reader.file(file).reader().take(most).read_to_end(&mut text).map(|_| text)
+    };
     let judged = judged(&tree, settings);
     for node in reader.files() {
         let place = relative(&node.fullpath);
         if let (InnerNode::File(file), true) = (&node.inner, judged.contains(&place)) {
-            let mut text = Vec::new();
-            reader.file(file).reader().take(TEXT).read_to_end(&mut text).with_context(|| format!("/{place}"))?;
-            tree.texts.insert(place, text);
+            tree.texts.insert(place.clone(), read(file, TEXT).with_context(|| format!("/{place}"))?);
         }
+    }
+    while let Some(place) = init::unread(&tree, settings) {
+        let node = reader.files().find(|node| relative(&node.fullpath) == place);
+        let file = node.and_then(|node| if let InnerNode::File(file) = &node.inner { Some(file) } else { None });
+        let text = file.map_or(Ok(Vec::new()), |file| read(file, init::HEAD)).with_context(|| format!("/{place}"))?;
+        tree.texts.insert(place, text);
     }
     Ok(tree)
 }

@@ -3,6 +3,7 @@
 mod archive;
 mod ask;
 mod images;
+mod init;
 mod keys;
 mod list;
 mod memory;
@@ -171,7 +172,9 @@ fn check(args: &Args) -> Result<Vec<Verdict>> {
     }
     let (about_content, tree) = content(args, &settings, &images, client.as_ref());
     verdicts.extend(about_content);
-    verdicts.extend(tree.iter().flat_map(|tree| system::judge(tree, &settings, release.as_deref())));
+    let machine = init::machine(&archive);
+    let judged = |tree| system::judge(tree, &settings, release.as_deref(), machine.as_deref());
+    verdicts.extend(tree.iter().flat_map(judged));
     // Listing asks the servers too.
     let at = verdicts.iter().rposition(|verdict| verdict.about == About::Source).map_or(verdicts.len(), |at| at + 1);
     let sources: Vec<_> = settings.sources_named().cloned().collect();

@@ -62,7 +62,7 @@ pub fn scripts(tree: &Tree, settings: &Settings) -> BTreeSet<String> {
         .entries
         .iter()
         .filter(|(path, entry)| matches!(entry, Entry::File(_)) && SCRIPTS.iter().any(|begin| path.starts_with(begin)));
-    let init = super::system::inits(settings).into_iter().find_map(|path| tree.resolve(&path));
+    let init = super::init::candidates(settings).into_iter().find_map(|path| tree.resolve(&path));
     files.map(|(path, _)| path.clone()).chain(init.map(|(path, _)| path)).collect()
 }
 

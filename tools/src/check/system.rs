@@ -1,7 +1,7 @@
 //! What is in the image: does it start, and does it stand in its own way?
 
-use super::streaming;
 use super::verdict::{About, Verdict};
+use super::{init, streaming};
 use crate::image::build::remarks::{is_host_key, is_set};
 use rootbeam_init::settings::Settings;
 use rootbeam_init::settings::values::Mode;
@@ -32,7 +32,7 @@ pub enum Entry {
 pub struct Tree {
     /// Every entry.
     pub entries: BTreeMap<String, Entry>,
-    /// Content of the files that are [`judged`].
+    /// Content of the files that are [`judged`], and the start of the init's.
     pub texts: BTreeMap<String, Vec<u8>>,
 }
 
@@ -126,17 +126,9 @@ impl Tree {
     }
 }
 
-/// What is started as the real init, the first that is there.
-pub fn inits(settings: &Settings) -> Vec<String> {
-    match &settings.init {
-        Some(given) => vec![given.to_string_lossy().into_owned()],
-        None => ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"].map(str::to_owned).into(),
-    }
-}
-
-/// Judges a tree; `release` is the kernel that boots, where it is known.
-pub fn judge(tree: &Tree, settings: &Settings, release: Option<&str>) -> Vec<Verdict> {
-    let mut verdicts = vec![init(tree, settings)];
+/// Judges a tree; `release` is the kernel that boots, and `machine` what it runs on, where they are known.
+pub fn judge(tree: &Tree, settings: &Settings, release: Option<&str>, machine: Option<&str>) -> Vec<Verdict> {
+    let mut verdicts = vec![init::judge(tree, settings, machine)];
     verdicts.extend(release.and_then(|release| modules(tree, release)));
     let before = verdicts.len();
     verdicts.extend(identity(tree));
@@ -148,21 +140,6 @@ pub fn judge(tree: &Tree, settings: &Settings, release: Option<&str>) -> Vec<Ver
             .push(SYSTEM.ok("Nothing in it stands in its own way: no baked identity, no disk, no closed firewall."));
     }
     verdicts
-}
-
-fn init(tree: &Tree, settings: &Settings) -> Verdict {
-    let asked = inits(settings);
-    let runs = |path: &&String| matches!(tree.resolve(path), Some((_, Entry::File(mode))) if mode & 0o111 != 0);
-    match asked.iter().find(runs) {
-        Some(path) => SYSTEM.ok(format!("The real init is {path}.")),
-        None if settings.init.is_some() => {
-            SYSTEM.failure(format!("init={} is no program in the image: correct it, or leave it away.", asked.join("")))
-        }
-        None => SYSTEM.failure(format!(
-            "The image has no init ({}): build it from a system that has one, or name one with init=.",
-            asked.join(", ")
-        )),
-    }
 }
 
 fn modules(tree: &Tree, release: &str) -> Option<Verdict> {
@@ -262,32 +239,19 @@ mod tests {
 
     fn texts(files: &[(&str, &str)]) -> Vec<String> {
         let tree = tree(files);
-        judge(&tree, &Settings::default(), None).into_iter().map(|v| format!("{} {}", v.level, v.text)).collect()
+        judge(&tree, &Settings::default(), None, None).into_iter().map(|v| format!("{} {}", v.level, v.text)).collect()
     }
 
-    const INIT: (&str, &str) = ("sbin/init", "");
+    /// As much of a program as is looked at.
+    const PROGRAM: &str = "\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0>\0\0\0\0\0\0\0\0\0\0\0\0\0\
+                           @\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\08\0\0\0";
+    const INIT: (&str, &str) = ("sbin/init", PROGRAM);
 
     #[test]
     fn a_clean_image_has_nothing_against_itself() {
         let found = texts(&[INIT, ("etc/machine-id", ""), ("etc/fstab", "# none\nproc /proc proc defaults\n")]);
         assert_eq!(found.len(), 2);
         assert!(found.iter().all(|text| text.starts_with("ok ")), "{found:?}");
-    }
-
-    #[test]
-    fn init_is_found_through_links_and_missed_without() {
-        let mut tree = tree(&[("usr/lib/systemd/systemd", "")]);
-        tree.entries.insert("sbin".into(), Entry::Link("usr/sbin".into()));
-        tree.entries.insert("usr".into(), Entry::Folder);
-        tree.entries.insert("usr/lib".into(), Entry::Folder);
-        tree.entries.insert("usr/lib/systemd".into(), Entry::Folder);
-        tree.entries.insert("usr/sbin".into(), Entry::Folder);
-        tree.entries.insert("usr/sbin/init".into(), Entry::Link("../lib/systemd/systemd".into()));
-        assert_eq!(init(&tree, &Settings::default()).text, "The real init is /sbin/init.");
-        let given = Settings { init: Some("/bin/gone".into()), ..Settings::default() };
-        assert_eq!(init(&tree, &given).level, Level::Failure);
-        tree.entries.insert("sbin".into(), Entry::Link("sbin".into()));
-        assert_eq!(init(&tree, &Settings::default()).level, Level::Failure);
     }
 
     #[test]
@@ -300,7 +264,7 @@ mod tests {
         let root = image.under(layer);
         let paths: Vec<&str> = root.entries.keys().map(String::as_str).collect();
         assert_eq!(paths, ["etc", "etc/machine-id", "opt", "opt/d", "sbin", "sbin/init", "srv"]);
-        assert!(judge(&root, &Settings::default(), None).iter().all(|verdict| verdict.level == Level::Ok));
+        assert!(judge(&root, &Settings::default(), None, None).iter().all(|verdict| verdict.level == Level::Ok));
         let over = tree(&[("etc/machine-id", "")]).under(tree(&[("etc/machine-id", set)]));
         assert_eq!(over.text("etc/machine-id"), set);
     }

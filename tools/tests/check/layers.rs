@@ -1,6 +1,6 @@
 //! Layers are asked, verified, weighed and looked into like the image that they stand on.
 
-use crate::common::{rootbeam, run, succeed};
+use crate::common::{elf, rootbeam, run, succeed};
 use crate::scene::{Scene, check, only};
 use rootbeam_init::digest::Sha256;
 use rootbeam_init::manifest::Manifest;
@@ -99,8 +99,7 @@ pub fn the_root_is_looked_at_with_its_layers() {
     let scene = scene();
     fs::remove_file(scene.path("tree/sbin/init")).unwrap();
     scene.publish("zstd");
-    scene.file("node/sbin/init", b"#!/bin/sh\n");
-    fs::set_permissions(scene.path("node/sbin/init"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    scene.program("node/sbin/init", &elf(1, None));
     scene.publish_as("node", "node", "zstd", &[]);
     let (archive, server) = (scene.pack(&[]), scene.serve());
     let url = |name: &str| format!("http://{}/{name}.squashfs", server.address());

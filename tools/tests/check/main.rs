@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             drivers_of_cards_from_outside_of_the_kernels_tree_are_counted,
             sources_that_fail_are_told_and_are_warnings_where_another_serves,
             an_image_that_stands_in_its_own_way_is_told,
+            an_init_that_the_boot_refuses_is_told_in_its_words,
             a_server_without_ranges_is_a_warning,
             layers::a_manifest_names_the_layers_that_it_was_told_and_a_wrong_name_writes_nothing,
             layers::layers_of_manifest_and_options_are_asked_and_an_optional_one_may_be_absent,
@@ -252,6 +253,26 @@ fn an_image_that_stands_in_its_own_way_is_told() {
     let image = scene.path("www/web.squashfs");
     let local = check(&archive, &words, &["--offline", "--image", image.to_str().unwrap()], false);
     assert_eq!(local, remote);
+}
+
+fn an_init_that_the_boot_refuses_is_told_in_its_words() {
+    let scene = Scene::new();
+    let (archive, server) = (scene.pack(&[]), scene.serve());
+    let words = format!("rootbeam.image=http://{}/web.squashfs", server.address());
+    let mut foreign = elf(1, None);
+    foreign[18] = 183;
+    for (init, why) in [
+        (&b""[..], "is empty"),
+        (&foreign, "is a program for aarch64, this machine is x86_64"),
+        (b"#!/usr/bin/perl -w\nexec 1;\n", "needs /usr/bin/perl, which is not there"),
+    ] {
+        scene.program("tree/sbin/init", init);
+        scene.publish("zstd");
+        let said = format!(
+            "The image has no init (/sbin/init {why}; /etc/init is not there; /bin/init is not there; /bin/sh is not there)"
+        );
+        only(check(&archive, &words, &[], false), 3, &said);
+    }
 }
 
 /// Serves `folder` like a web server that knows no ranges.

@@ -36,12 +36,10 @@ impl Scene {
         );
         scene.file("init", &elf(1, None));
         scene.file("www/index.html", b"<html>hello</html>");
-        for (path, text) in [("sbin/init", "#!/bin/sh\n"), ("etc/machine-id", ""), ("lib/modules/6.1/modules.dep", "")]
-        {
-            scene.file(&format!("tree/{path}"), text.as_bytes());
+        for path in ["etc/machine-id", "lib/modules/6.1/modules.dep"] {
+            scene.file(&format!("tree/{path}"), b"");
         }
-        let init = scene.path("tree/sbin/init");
-        fs::set_permissions(init, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        scene.program("tree/sbin/init", &elf(1, None));
         scene
     }
 
@@ -53,6 +51,12 @@ impl Scene {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
+    }
+
+    /// A file that can be executed.
+    pub fn program(&self, path: &str, bytes: &[u8]) {
+        self.file(path, bytes);
+        fs::set_permissions(self.path(path), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
 
     /// Makes `www/web.squashfs` of `tree`, with its manifest.

@@ -1,5 +1,6 @@
 //! Whether a boot would stream is told in its own words, and what in the system would cut the stream.
 
+use crate::common::elf;
 use crate::scene::{Scene, check, only};
 use rootbeam_init::digest::Sha256;
 use std::fs;
@@ -94,9 +95,9 @@ pub fn what_would_end_a_stream_is_warned_of_where_it_is_asked_for() {
 
     // The init itself, by its link, where it is a script.
     scene.file("tree/etc/init.d/tidy", b"#!/bin/sh\nkillall5 -9 -o 7\n");
-    scene.file("tree/sbin/begin", b"#!/bin/sh\nkillall5 -9\n");
+    scene.program("tree/sbin/begin", b"#!/bin/sh\nkillall5 -9\n");
+    scene.program("tree/bin/sh", &elf(1, None));
     fs::remove_file(scene.path("tree/sbin/init")).unwrap();
-    fs::set_permissions(scene.path("tree/sbin/begin"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink("begin", scene.path("tree/sbin/init")).unwrap();
     scene.publish("zstd");
     only(check(&archive, &streamed, &[], false), 4, "Where /sbin/begin runs, it ends every process (killall5 -9)");
