@@ -412,6 +412,19 @@ fn warns_of_secrets_that_all_machines_would_share() {
     fs::remove_file(root.join("etc/ssh/ssh_host_ed25519_key")).unwrap();
     fs::remove_file(root.join("var/lib/systemd/random-seed")).unwrap();
     assert_eq!(build(root, &image, &[]), "");
+    let resolv_conf = root.join("etc/resolv.conf");
+    let said = |text: &str| {
+        fs::write(&resolv_conf, text).unwrap();
+        pack_tar(root, &tar, &[]);
+        [root, &tar].map(|from| build(from, &image, &[]))
+    };
+    let own = "warning: /etc/resolv.conf is not empty, so it is kept, and it names no server but the machine's own, which it \
+               must run to find a name: empty the file, and the boot writes the name servers of the lease into it\n";
+    assert_eq!(said("nameserver 127.0.0.53\n"), [own, own]);
+    let told = |said: &String| said.contains("so it is kept, and all machines will ask 10.0.0.1 for names");
+    assert!(said("nameserver 10.0.0.1\n").iter().all(told));
+    assert_eq!(said(""), ["", ""]);
+    fs::remove_file(&resolv_conf).unwrap();
     fs::remove_file(root.join("etc/machine-id")).unwrap();
     assert!(build(root, &image, &[]).contains("/etc/machine-id is missing"));
 }

@@ -107,15 +107,21 @@ pub fn dress(root: &Root, lease: &Lease, product_uuid: &str) {
             Err(e) => log::warn!("machine id: {e}"),
         }
     }
-    // A link there belongs to a resolver service that will fill its target itself.
     let resolv_conf = Path::new("/etc/resolv.conf");
-    let untouched =
-        root.look_at_link(resolv_conf).is_ok_and(|found| found.is_none_or(|file| file.regular && file.size == 0));
-    if untouched && !lease.dns.is_empty() {
-        let text = network::resolv_conf(lease.domain.as_ref(), &lease.dns);
-        if let Err(e) = root.write(resolv_conf, text.as_bytes(), true) {
-            log::warn!("/etc/resolv.conf of the image: {e}");
+    match root.look_at_link(resolv_conf) {
+        _ if lease.dns.is_empty() => {}
+        // A link there belongs to a resolver service that will fill its target itself.
+        Ok(Some(file)) if !file.regular => {}
+        Ok(Some(file)) if file.size > 0 => {
+            log::info!("name servers: the image's own /etc/resolv.conf is kept, since it is not empty");
         }
+        Ok(_) => {
+            let text = network::resolv_conf(lease.domain.as_ref(), &lease.dns);
+            if let Err(e) = root.write(resolv_conf, text.as_bytes(), true) {
+                log::warn!("/etc/resolv.conf of the image: {e}");
+            }
+        }
+        Err(e) => log::warn!("/etc/resolv.conf of the image: {e}"),
     }
     if let Some(name) = &lease.hostname
         && let Err(e) = machine::set_hostname(name.as_str())

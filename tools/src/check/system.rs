@@ -2,7 +2,7 @@
 
 use super::verdict::{About, Verdict};
 use super::{init, streaming};
-use crate::image::build::remarks::{is_host_key, is_set};
+use crate::image::build::remarks::{Resolver, is_host_key, is_set};
 use rootbeam_init::settings::Settings;
 use rootbeam_init::settings::values::Mode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,8 +37,14 @@ pub struct Tree {
 }
 
 /// Files whose content is judged, whatever the settings.
-const READ: [&str; 5] =
-    ["etc/machine-id", "var/lib/dbus/machine-id", "etc/nftables.conf", "etc/iptables/rules.v4", "etc/fstab"];
+const READ: [&str; 6] = [
+    "etc/machine-id",
+    "var/lib/dbus/machine-id",
+    "etc/resolv.conf",
+    "etc/nftables.conf",
+    "etc/iptables/rules.v4",
+    "etc/fstab",
+];
 
 /// All files whose content is judged.
 pub fn judged(tree: &Tree, settings: &Settings) -> BTreeSet<String> {
@@ -165,6 +171,13 @@ fn identity(tree: &Tree) -> Vec<Verdict> {
             verdicts.push(SYSTEM.warning(format!("All machines will share the identity in /{id}: empty the file.")));
         }
     }
+    // A link belongs to a resolver service.
+    if let Some(Entry::File(_)) = tree.entries.get("etc/resolv.conf") {
+        verdicts.extend(Resolver::of(tree.text("etc/resolv.conf").as_bytes()).map(|baked| match baked {
+            Resolver::Own => SYSTEM.warning(format!("{baked}.")),
+            Resolver::Others(_) => SYSTEM.ok(format!("{baked}.")),
+        }));
+    }
     for seed in ["var/lib/systemd/random-seed", "var/lib/urandom/random-seed"] {
         if tree.has(seed) {
             verdicts.push(SYSTEM.warning(format!("All machines will share the random seed /{seed}: remove it.")));
@@ -278,6 +291,22 @@ mod tests {
             ("var/lib/systemd/random-seed", "x"),
         ]);
         assert_eq!(found.iter().filter(|text| text.starts_with("warning ")).count(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn a_baked_resolv_conf_is_told_and_warned_of_where_it_is_the_building_machines() {
+        let told = |text| texts(&[INIT, ("etc/resolv.conf", text)])[1..].join("\n");
+        let own = told("nameserver 127.0.0.53\n");
+        assert!(
+            own.starts_with("warning /etc/resolv.conf is not empty, so it is kept, and it names no server"),
+            "{own}"
+        );
+        let others = told("nameserver 10.0.0.1\n");
+        assert!(others.starts_with("ok /etc/resolv.conf is not empty") && others.contains("ask 10.0.0.1 "), "{others}");
+        assert_eq!((told("").contains("resolv"), others.lines().count()), (false, 1));
+        let mut linked = tree(&[INIT, ("run/stub", "nameserver 127.0.0.53\n")]);
+        linked.entries.insert("etc/resolv.conf".into(), Entry::Link("/run/stub".into()));
+        assert!(identity(&linked).is_empty());
     }
 
     #[test]

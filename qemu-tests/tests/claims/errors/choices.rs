@@ -20,6 +20,7 @@ pub fn claims() -> Vec<Trial> {
         claim("errors: of two cards the one with a DHCP server wins", first_lease),
         claim("errors: ip= with an address needs no DHCP server", fixed_address),
         claim("errors: the image's server is found by its name", by_name),
+        claim("errors: name servers in the image's own resolv.conf are kept, and the log says so", own_resolver),
         claim("errors: of several sources the first that lives gives the image", second_source),
     ]
 }
@@ -92,6 +93,19 @@ fn by_name() -> Result<()> {
     let booted = machine("rootbeam.image=http://boot.test/web.squashfs")?.nic(Nic::on(&network)).run()?;
     let report = report(booted.world()?)?;
     equal(&report.image.map(|image| image.sources), &Some(vec!["http://boot.test/web.squashfs".to_owned()]))
+}
+
+fn own_resolver() -> Result<()> {
+    const OWN: &str = "nameserver 127.0.0.53\n";
+    let network = Network::new()?;
+    let image = images::probe_tree()?.file("etc/resolv.conf", 0o644, OWN).squashfs("own-resolver")?;
+    let _http = network.http(Site::new().file(PATH, &image))?;
+    let booted = machine("")?.nic(Nic::on(&network)).run()?;
+    let world = booted.world()?;
+    equal(&world.resolv_conf.as_deref(), &Some(OWN))?;
+    let said = "name servers: the image's own /etc/resolv.conf is kept, since it is not empty";
+    ensure!(world.boot_log.as_deref().is_some_and(|log| log.contains(said)), "{}", booted.console);
+    Ok(())
 }
 
 fn second_source() -> Result<()> {
