@@ -82,6 +82,8 @@ pub struct Settings {
     pub module_parameters: Vec<(String, String)>,
     /// Words that say what to verify by or what to stack and cannot be understood: with one of them nothing is booted.
     pub unclear: Vec<Notice>,
+    /// The last `rootbeam.image=` that names no source.
+    pub refused_image: Option<Notice>,
 }
 
 impl Default for Settings {
@@ -115,6 +117,7 @@ impl Default for Settings {
             blacklist: Vec::new(),
             module_parameters: Vec::new(),
             unclear: Vec::new(),
+            refused_image: None,
         }
     }
 }
@@ -141,6 +144,19 @@ pub enum Fault {
     Proof(Expected),
 }
 
+impl Notice {
+    /// The failure of a boot that needs this word; none where its value is not what is wrong.
+    fn failure(&self) -> Option<Failure> {
+        let (Fault::Proof(expected) | Fault::Value(expected)) = &self.fault else { return None };
+        Some(Failure::new(
+            Step::Settings,
+            self.word.clone(),
+            format!("its value must be {expected}"),
+            "correct it on the kernel command line, or in the file that was packed with `rootbeam pack --config`",
+        ))
+    }
+}
+
 impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { word, fault } = self;
@@ -163,8 +179,10 @@ impl Settings {
         for word in cmdline::words_of_file(packed).into_iter().chain(cmdline::words(line)) {
             if let Err(fault) = settings.apply(&word, &mut explicit_log) {
                 let notice = Notice { word: printable(&public(&word), 90), fault };
-                if let Fault::Proof(_) = notice.fault {
-                    settings.unclear.push(notice.clone());
+                match notice.fault {
+                    Fault::Proof(_) => settings.unclear.push(notice.clone()),
+                    _ if word.key() == Some("rootbeam.image") => settings.refused_image = Some(notice.clone()),
+                    _ => {}
                 }
                 notices.push(notice);
             }
@@ -185,7 +203,11 @@ impl Settings {
             "rootbeam.image" => {
                 let sources: Result<Vec<_>, _> =
                     value()?.split(',').filter(|s| !s.is_empty()).take(MAX_SOURCES).map(Source::parse).collect();
-                self.image = sources.map_err(Fault::Value)?;
+                let given = sources.map_err(Fault::Value)?;
+                if given.is_empty() {
+                    return Err(Fault::Value(Expected::that(source::A_URL)));
+                }
+                self.image = given;
             }
             "rootbeam.layer" => {
                 let layer = Layer::parse(word.text().unwrap_or_default()).map_err(Fault::Proof)?;
@@ -263,15 +285,7 @@ impl Settings {
     /// Whether it is clear what the image is to be verified by and what is to stand on it: a misspelt hash must not boot
     /// what it was to exclude, nor a misspelt layer a root without it.
     pub fn proofs(&self) -> Result<(), Failure> {
-        match self.unclear.first() {
-            Some(Notice { word, fault: Fault::Proof(expected) | Fault::Value(expected) }) => Err(Failure::new(
-                Step::Settings,
-                word.clone(),
-                format!("its value must be {expected}"),
-                "correct it on the kernel command line, or in the file that was packed with `rootbeam pack --config`",
-            )),
-            _ => Ok(()),
-        }
+        self.unclear.first().and_then(Notice::failure).map_or(Ok(()), Err)
     }
 
     /// Every source that the operator named, of the image and of layers.
@@ -282,12 +296,15 @@ impl Settings {
     /// The sources of the image, of which there is at least one.
     pub fn sources(&self) -> Result<&[Source], Failure> {
         if self.image.is_empty() {
-            return Err(Failure::new(
-                Step::Settings,
-                "kernel command line",
-                "no rootbeam.image= says where the image is",
-                "append rootbeam.image=http://SERVER/IMAGE to the kernel command line",
-            ));
+            let missing = || {
+                Failure::new(
+                    Step::Settings,
+                    "kernel command line",
+                    "no rootbeam.image= says where the image is",
+                    "append rootbeam.image=http://SERVER/IMAGE to the kernel command line",
+                )
+            };
+            return Err(self.refused_image.as_ref().and_then(Notice::failure).unwrap_or_else(missing));
         }
         Ok(&self.image)
     }
@@ -442,9 +459,9 @@ mod tests {
 
     #[test]
     fn a_wrong_value_says_what_belongs_there_and_changes_nothing() {
-        let (settings, notices) = parse("rootbeam.stall=soon rootbeam.overlay.size=much ip=dhcp6 rootbeam.image");
+        let (settings, notices) = parse("rootbeam.stall=soon rootbeam.overlay.size=much ip=dhcp6");
         assert_eq!(settings, Settings::default());
-        assert_eq!(notices.len(), 4);
+        assert_eq!(notices.len(), 3);
         assert_eq!(notices[0], "rootbeam.stall=soon is ignored: its value must be a number of seconds, at least 1");
     }
 
@@ -502,6 +519,28 @@ mod tests {
             assert!(notices.iter().all(|n| !n.contains("unknown option")), "{notices:?}");
             assert!(!notices.is_empty(), "{} takes anything", option.name);
         }
+    }
+
+    #[test]
+    fn an_image_that_is_no_source_is_the_failure_unless_another_is_one() {
+        let said = |line: &str| parse(line).0.sources().unwrap_err().to_string();
+        let remedy = "Remedy: correct it on the kernel command line, or in the file that was packed with `rootbeam pack \
+                      --config`.";
+        for (word, expected) in [
+            ("rootbeam.image=http://h/", "the URL of a file, not of a folder"),
+            ("rootbeam.image=ftp://h/x", "a URL that begins with http:// or https://"),
+            ("rootbeam.image=http://h/x,ftp://h/x", "a URL that begins with http:// or https://"),
+            ("rootbeam.image=", "a URL such as http://server/web.squashfs"),
+            ("rootbeam.image=,", "a URL such as http://server/web.squashfs"),
+            ("rootbeam.image", "given, as text behind ="),
+        ] {
+            assert_eq!(said(word), format!("FAILED at settings: {word}: its value must be {expected}. {remedy}"));
+            let (settings, notices) = parse(&format!("rootbeam.image=http://h/x {word}"));
+            assert_eq!(settings.sources(), Ok(&[Source::parse("http://h/x").unwrap()][..]), "{word}");
+            assert_eq!(notices, [format!("{word} is ignored: its value must be {expected}")]);
+        }
+        let hidden = said("rootbeam.image=ftp://u:secret@h/x?key=secret");
+        assert!(hidden.contains("rootbeam.image=ftp://***@h/x?key=***: its value"), "{hidden}");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use url::Url;
 
 /// What stands in a text where something secret was.
 pub const HIDDEN: &str = "***";
+/// What a source is.
+pub const A_URL: &str = "a URL such as http://server/web.squashfs";
 
 /// A URL that an image can be fetched from. Behind its host it may hold `{words}` that stand for facts of the machine
 /// until [`fill`](Self::fill). `Display` and `Debug` hide the values of its query: a signed URL's key stands there.
@@ -100,7 +102,7 @@ impl fmt::Debug for Source {
 }
 
 fn check(text: &str) -> Result<Url, Expected> {
-    let url = Url::parse(text).map_err(|_| Expected::that("a URL such as http://server/web.squashfs"))?;
+    let url = Url::parse(text).map_err(|_| Expected::that(A_URL))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(Expected::that("a URL that begins with http:// or https://"));
     }

@@ -21,6 +21,7 @@ use archive::{Archive, kernel_release};
 use images::Images;
 use list::Ranged;
 use memory::Machine;
+use options::Beside;
 use rootbeam_init::causes;
 use rootbeam_init::contract;
 use rootbeam_init::fetch::client::{Client, Clients};
@@ -131,7 +132,8 @@ fn check(args: &Args) -> Result<Vec<Verdict>> {
         None => (None, None),
     };
     let (settings, notices) = Settings::parse(archive.file(contract::CONFIG), &command_line(args)?);
-    let mut verdicts = options::judge(&settings, &notices, archive.report.shell);
+    let beside = Beside { shell: archive.report.shell, files_alone: args.offline && args.image.is_some() };
+    let mut verdicts = options::judge(&settings, &notices, beside);
     let (about_archive, release) = archive::judge(&archive, kernel.as_deref());
     verdicts.extend(about_archive);
     if args.kernel.is_some() && kernel.is_none() {

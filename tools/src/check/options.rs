@@ -6,8 +6,17 @@ use rootbeam_init::settings::{Notice, Settings};
 
 const OPTIONS: About = About::Options;
 
-/// Judges the settings and what was not understood; `shell` tells whether the archive has one.
-pub fn judge(settings: &Settings, notices: &[Notice], shell: bool) -> Vec<Verdict> {
+/// What the words are judged beside.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside {
+    /// The archive has a shell.
+    pub shell: bool,
+    /// Files alone are judged, an image among them.
+    pub files_alone: bool,
+}
+
+/// Judges the settings and what was not understood.
+pub fn judge(settings: &Settings, notices: &[Notice], beside: Beside) -> Vec<Verdict> {
     let sentence = |notice: &Notice| {
         let text = notice.to_string();
         if text.ends_with('?') { text } else { text + "." }
@@ -21,9 +30,12 @@ pub fn judge(settings: &Settings, notices: &[Notice], shell: bool) -> Vec<Verdic
             let several = sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             verdicts.push(OPTIONS.ok(format!("The image comes from {several}.")));
         }
+        Err(_) if beside.files_alone && settings.refused_image.is_none() => {
+            verdicts.push(OPTIONS.ok("No rootbeam.image= says where the image is; the files alone are judged."));
+        }
         Err(failure) => verdicts.push(OPTIONS.failure(failure.to_string())),
     }
-    if settings.on_failure == Some(OnFailure::Shell) && !shell {
+    if settings.on_failure == Some(OnFailure::Shell) && !beside.shell {
         verdicts.push(OPTIONS.warning(
             "rootbeam.on-failure=shell is asked for, and the archive has no shell: pack it with `rootbeam pack --shell`.",
         ));
@@ -38,7 +50,7 @@ mod tests {
 
     fn of(line: &str) -> Vec<(Level, String)> {
         let (settings, notices) = Settings::parse(b"", line.as_bytes());
-        judge(&settings, &notices, false).into_iter().map(|verdict| (verdict.level, verdict.text)).collect()
+        judge(&settings, &notices, Beside::default()).into_iter().map(|verdict| (verdict.level, verdict.text)).collect()
     }
 
     #[test]
@@ -56,6 +68,21 @@ mod tests {
         assert_eq!(warnings("ip=10.0.0.5::10.0.0.1:24:web1:eth0"), [""; 0]);
         let told = "ip=eth0:dhcp:9000 is followed, except for its MTU, which ip= does not set here.";
         assert_eq!(warnings("ip=eth0:dhcp:9000"), [told]);
+    }
+
+    #[test]
+    fn of_files_alone_a_source_may_be_missing_and_not_be_wrong() {
+        let beside = Beside { files_alone: true, ..Beside::default() };
+        let of = |line: &str| {
+            let (settings, notices) = Settings::parse(b"", line.as_bytes());
+            let verdicts = judge(&settings, &notices, beside).into_iter();
+            verdicts.map(|verdict| (verdict.level, verdict.text)).collect::<Vec<_>>()
+        };
+        let told = "No rootbeam.image= says where the image is; the files alone are judged.".to_owned();
+        assert_eq!(of("quiet"), [(Level::Ok, told)]);
+        let wrong = of("rootbeam.image=ftp://h/x");
+        assert_eq!(wrong.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Warning, Level::Failure]);
+        assert!(wrong[1].1.starts_with("FAILED at settings: rootbeam.image=ftp://h/x: its value must be a URL that"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             sources_that_fail_are_told_and_are_warnings_where_another_serves,
             an_image_that_stands_in_its_own_way_is_told,
             an_init_that_the_boot_refuses_is_told_in_its_words,
+            the_files_alone_boot_as_far_as_can_be_told,
             a_server_without_ranges_is_a_warning,
             layers::a_manifest_names_the_layers_that_it_was_told_and_a_wrong_name_writes_nothing,
             layers::layers_of_manifest_and_options_are_asked_and_an_optional_one_may_be_absent,
@@ -253,6 +254,16 @@ fn an_image_that_stands_in_its_own_way_is_told() {
     let image = scene.path("www/web.squashfs");
     let local = check(&archive, &words, &["--offline", "--image", image.to_str().unwrap()], false);
     assert_eq!(local, remote);
+}
+
+fn the_files_alone_boot_as_far_as_can_be_told() {
+    let scene = Scene::new();
+    scene.publish("zstd");
+    let mut command = rootbeam();
+    command.args(["check", "--offline", "--image"]).arg(scene.path("www/web.squashfs"));
+    let (out, _) = succeed(command.arg("--initramfs").arg(scene.pack(&[])));
+    assert!(out.starts_with("ok       options  No rootbeam.image= says where the image is; the files"), "{out}");
+    assert!(out.contains("ok       system   The real init is /sbin/init.\n"), "{out}");
 }
 
 fn an_init_that_the_boot_refuses_is_told_in_its_words() {

@@ -14,6 +14,7 @@ pub fn claims() -> Vec<Trial> {
     let claim = |name, check: fn() -> Result<()>| claim(name, &[netns::available], check);
     vec![
         claim("errors: a command line without rootbeam.image= says what to append", no_image),
+        claim("errors: a rootbeam.image= that is no URL of a file is named, with what it must be", no_url),
         claim("errors: an unknown option is warned of with the nearest known name, and the boot succeeds", unknown),
         claim("errors: an image without an init names every place that was looked at", no_init),
         claim("errors: an init that is not executable is told with its mode", not_executable),
@@ -29,6 +30,15 @@ fn no_image() -> Result<()> {
         &booted,
         "FAILED at settings: kernel command line: no rootbeam.image= says where the image is. Remedy: append \
          rootbeam.image=http://SERVER/IMAGE to the kernel command line.",
+    )
+}
+
+fn no_url() -> Result<()> {
+    let words = "rootbeam.on-failure=poweroff rootbeam.image=http://10.77.0.1/";
+    refused(
+        &Boot::new(&archives::for_namespaces()?).cmdline(words).run()?,
+        "FAILED at settings: rootbeam.image=http://10.77.0.1/: its value must be the URL of a file, not of a folder. \
+         Remedy: correct it on the kernel command line, or in the file that was packed with `rootbeam pack --config`.",
     )
 }
 
