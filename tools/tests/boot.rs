@@ -50,6 +50,40 @@ fn what_is_missing_is_told_with_a_remedy() {
 }
 
 #[test]
+fn a_boot_that_failed_is_a_failure_of_the_command_and_one_that_ended_well_is_none() {
+    const WHY: &str = "FAILED at image: http://a/b: the server refused the connection. Remedy: start the web server.";
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("vmlinuz");
+    fs::write(&kernel, "").unwrap();
+    // In place of QEMU: it says what is on the console, wherever that goes.
+    let qemu = folder.path().join("qemu");
+    let script = "#!/bin/sh\nfor word; do case $word in\n\
+                  *,logfile=*) cat \"$CONSOLE\" | tee \"${word##*logfile=}\";;\n\
+                  file,*path=*) cat \"$CONSOLE\" >\"${word##*path=}\";;\nesac; done\n";
+    fs::write(&qemu, script).unwrap();
+    fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let console = folder.path().join("console");
+    let boot = |said: &str, arguments: &[&str]| {
+        fs::write(&console, said).unwrap();
+        let mut command = rootbeam();
+        command
+            .args(["--quiet", "boot", "--image", "http://a/b", "--kernel"])
+            .arg(&kernel)
+            .arg("--initramfs")
+            .arg(&kernel);
+        run(command.args(arguments).arg("--qemu").arg(&qemu).env("CONSOLE", &console))
+    };
+    let failed = format!("[ 2.0] rootbeam: {WHY}\r\n[ 2.1] rootbeam: switching the machine off\r\n");
+    let told = format!("error: the boot failed, by the machine's own words: {WHY}\n");
+    let log = folder.path().join("log");
+    assert_eq!(boot(&failed, &[]), (1, failed.clone(), told.clone()));
+    assert_eq!(boot(&failed, &["--timeout", "60", "--serial", log.to_str().unwrap()]), (1, String::new(), told));
+    let well = failed.replace("switching the machine off", "trying again in 2 s") + "web login: \r\n";
+    assert_eq!(boot(&well, &[]), (0, well.clone(), String::new()));
+    assert_eq!(boot(&well, &["--serial", log.to_str().unwrap()]), (0, String::new(), String::new()));
+}
+
+#[test]
 fn without_arguments_it_teaches_and_with_wrong_ones_it_ends_with_2() {
     let (out, _) = succeed(&mut rootbeam());
     assert!(out.contains("Exit codes:") && out.contains("rootbeam image build /srv/web-root"), "{out}");

@@ -111,6 +111,8 @@ impl std::str::FromStr for Forward {
 pub enum Serial {
     /// Standard input and output; Ctrl-A X ends the machine.
     Stdio,
+    /// The same, and all that the machine says goes into this file too.
+    Logged(PathBuf),
     /// A file.
     File(PathBuf),
 }
@@ -156,6 +158,13 @@ impl Machine {
         words.add(["-device", &format!("{},netdev=net0", self.nic.device())]);
         match &self.serial {
             Serial::Stdio => words.add(["-serial", "mon:stdio"]),
+            // What `mon:stdio` stands for, with a log.
+            Serial::Logged(path) => {
+                let mut stdio = OsString::from("stdio,id=serial0,mux=on,signal=off,logfile=");
+                stdio.push(comma_escaped(path.as_os_str()));
+                words.add([OsStr::new("-chardev"), &stdio]);
+                words.add(["-serial", "chardev:serial0", "-mon", "chardev=serial0,mode=readline"]);
+            }
             Serial::File(path) => {
                 let mut file = OsString::from("file,id=serial0,path=");
                 file.push(comma_escaped(path.as_os_str()));
@@ -246,6 +255,16 @@ mod tests {
              hostfwd=tcp:127.0.0.1:2222-:22,tftp=/srv/t,bootfile=pxelinux.0 -device e1000,netdev=net0 \
              -chardev file,id=serial0,path=a,,b.log -serial chardev:serial0 -boot n"
         );
+    }
+
+    #[test]
+    fn a_logged_console_is_that_of_the_terminal() {
+        let start = Start::Pxe { tftp: "/srv/t".into(), file: "pxelinux.0".into() };
+        let machine = Machine { serial: Serial::Logged("/tmp/a,b".into()), ..Machine::new(start) };
+        let line = shell_line(&machine.command());
+        let console = "-chardev stdio,id=serial0,mux=on,signal=off,logfile=/tmp/a,,b -serial chardev:serial0 \
+                       -mon chardev=serial0,mode=readline ";
+        assert!(line.contains(console), "{line}");
     }
 
     #[test]

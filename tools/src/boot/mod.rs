@@ -1,6 +1,7 @@
 //! `rootbeam boot`: tries kernel, initramfs and image in a QEMU machine.
 
 pub mod machine;
+mod outcome;
 pub mod tftp;
 
 use crate::child::dies_with_us;
@@ -29,7 +30,15 @@ An image that is a file is served to the machine from its folder, with its manif
 beside it. With --pxe the machine's own firmware boots PXELINUX (packages pxelinux, syslinux-common and ipxe-qemu)
 from a temporary TFTP folder.
 
-The serial console is on the terminal; Ctrl-A X ends the machine. Reboot and power-off end it too.";
+The serial console is on the terminal; Ctrl-A X ends the machine. Reboot and power-off end it too.
+
+Exit codes:
+  0  the machine was ended, by itself or at the console, and its init did not end it for a failed boot
+  1  the boot failed, and init ended the machine (at once with rootbeam.on-failure=poweroff, else after a minute); or
+     --timeout was over; or something here failed, such as QEMU
+  2  wrong usage
+What the booted system does is not judged. A failure is known by the FAILED line on the console, so not where --serial
+names something that is no regular file; with --reboot one that init follows by a reboot does not count.";
 
 /// Arguments of `rootbeam boot`.
 #[derive(Debug, clap::Args)]
@@ -118,20 +127,39 @@ pub fn run(args: Args, term: &Term) -> Result<()> {
         reboots: args.reboot,
         ..Machine::new(start)
     };
-    let command = machine.command();
     if args.dry_run {
-        return result(shell_line(&command));
+        return result(shell_line(&machine.command()));
     }
-    if machine.serial == Serial::Stdio {
-        term.note("the machine's console follows; Ctrl-A X ends the machine");
-    }
+    let reboots = machine.reboots;
+    let folder =
+        tempfile::Builder::new().prefix("rootbeam-boot-").tempdir().context("cannot make a temporary folder")?;
+    let (serial, console) = match machine.serial {
+        Serial::File(path) => (Serial::File(path.clone()), path),
+        _ => {
+            term.note("the machine's console follows; Ctrl-A X ends the machine");
+            let log = folder.path().join("console");
+            (Serial::Logged(log.clone()), log)
+        }
+    };
+    let command = Machine { serial, ..machine }.command();
     let status = run_qemu(&command, args.timeout.map(Duration::from_secs));
     drop(server);
     let status = status?;
     if !status.success() {
         bail!("QEMU failed ({status}); its message stands above");
     }
-    Ok(())
+    match outcome::failure(&said(&console), reboots) {
+        Some(diagnosis) => bail!("the boot failed, by the machine's own words: {diagnosis}"),
+        None => Ok(()),
+    }
+}
+
+/// What a console left in its file; nothing where it is no file, but a terminal or a pipe that others read.
+fn said(console: &Path) -> Vec<u8> {
+    match console.is_file() {
+        true => std::fs::read(console).unwrap_or_default(),
+        false => Vec::new(),
+    }
 }
 
 /// The kernel's command line.
