@@ -5,6 +5,8 @@ use crate::failure::{Failure, Step};
 use crate::settings::values::{Amount, Mode, human};
 
 const MIB: u64 = 1 << 20;
+/// An image is held in whole pages.
+const PAGE: u64 = 4096;
 /// The least overlay that a system boots with.
 const LEAST_OVERLAY: u64 = 16 * MIB;
 /// What stays free at the least, where nothing else was said.
@@ -61,7 +63,7 @@ pub struct Admitted {
 /// comes; overlay and reserve are wanted when the initramfs is gone, and the ring where it can be.
 pub fn weigh(size: u64, memory: Memory, reserve: Option<u64>, overlay: Option<Amount>) -> Result<Admitted, Failure> {
     let reserve = reserve.unwrap_or(RESERVE);
-    let held = size.div_ceil(4096).saturating_mul(4096);
+    let held = size.div_ceil(PAGE).saturating_mul(PAGE);
     let meanwhile = Sum { there: memory.available, held, beside: RING_BYTES as u64 };
     let afterwards = Sum {
         there: memory.afterwards(),
@@ -126,11 +128,12 @@ impl Sum {
                 human(self.there),
                 human(total)
             ),
-            format!(
-                "give the machine {} more RAM, or an image of at most {}",
-                human(self.lacks()),
-                human(self.there.saturating_sub(self.beside))
-            ),
+            match self.there.saturating_sub(self.beside) {
+                0..PAGE => format!("give the machine {} more RAM; in what it has no image fits", human(self.lacks())),
+                fits => {
+                    format!("give the machine {} more RAM, or an image of at most {}", human(self.lacks()), human(fits))
+                }
+            },
         )
     }
 }
@@ -162,6 +165,14 @@ mod tests {
              8.0 MiB) and 124.0 MiB of 1.0 GiB are available. Remedy: give the machine 4.0 KiB more RAM, or an image \
              of at most 100.0 MiB."
         );
+    }
+
+    #[test]
+    fn a_machine_that_holds_no_image_of_any_size_is_told_so() {
+        let remedy = |available| weigh(MIB, Memory { available, ..MACHINE }, None, None).unwrap_err().remedy;
+        assert_eq!(remedy(24 * MIB + PAGE), "give the machine 1020.0 KiB more RAM, or an image of at most 4.0 KiB");
+        assert_eq!(remedy(24 * MIB + PAGE - 1), "give the machine 1020.0 KiB more RAM; in what it has no image fits");
+        assert_eq!(remedy(10 * MIB), "give the machine 15.0 MiB more RAM; in what it has no image fits");
     }
 
     #[test]

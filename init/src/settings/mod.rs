@@ -140,6 +140,8 @@ pub enum Fault {
     Value(Expected),
     /// The value is followed but for this part.
     LeftOut(LeftOut),
+    /// A word of other initramfs that asks for what is not done here, and what to do instead.
+    Foreign(&'static str),
     /// As `Value`, of an option that says what to verify by, or of which layers the root is made.
     Proof(Expected),
 }
@@ -165,6 +167,7 @@ impl std::fmt::Display for Notice {
             Fault::Unknown(None) => write!(f, "unknown option {word} is ignored; the README lists all options"),
             Fault::Value(expected) => write!(f, "{word} is ignored: its value must be {expected}"),
             Fault::LeftOut(part) => write!(f, "{word} is followed, except for its {part}, which ip= does not set here"),
+            Fault::Foreign(instead) => write!(f, "{word} is not followed: {instead}"),
             Fault::Proof(expected) => write!(f, "{word} forbids to boot: its value must be {expected}"),
         }
     }
@@ -255,7 +258,15 @@ impl Settings {
             _ if key.starts_with("rootbeam.") => return Err(Fault::Unknown(options::nearest(key))),
             "quiet" => self.quiet = true,
             "init" => self.init = word.value.as_deref().filter(|path| !path.is_empty()).map(path),
-            "panic" => self.panic = word.text().and_then(|n| n.parse().ok()),
+            "panic" => {
+                let expected = || Fault::Value(Expected::that("a number of seconds, 0 for never, below 0 for at once"));
+                self.panic = Some(value()?.parse().map_err(|_| expected())?);
+            }
+            "vlan" => return Err(Fault::Foreign(NO_VLAN)),
+            "bond" => return Err(Fault::Foreign(NO_BOND)),
+            "root" if word.text().is_some_and(|value| value.starts_with("live:")) => {
+                return Err(Fault::Foreign("rootbeam.image=URL says where the image is"));
+            }
             "ip" => {
                 let (ip, left_out) = ip::parse(value()?).map_err(Fault::Value)?;
                 self.ip = Some(ip);
@@ -314,6 +325,12 @@ impl Settings {
 const MAX_SOURCES: usize = 32;
 /// resolv.conf(5) takes three.
 const MAX_NAMESERVERS: usize = 3;
+
+/// In place of dracut's `vlan=`.
+const NO_VLAN: &str = "rootbeam makes no VLAN link; let the switch port give the VLAN untagged";
+/// In place of dracut's `bond=`.
+const NO_BOND: &str = "rootbeam makes no bond; it boots by one link of it (BOOTIF= chooses), which the switch must let \
+                       work alone, and the booted system can make the bond";
 
 /// What a hash is.
 const DIGITS: &str = "64 hexadecimal digits";
@@ -463,6 +480,37 @@ mod tests {
         assert_eq!(settings, Settings::default());
         assert_eq!(notices.len(), 3);
         assert_eq!(notices[0], "rootbeam.stall=soon is ignored: its value must be a number of seconds, at least 1");
+    }
+
+    #[test]
+    fn a_panic_that_is_no_number_of_seconds_changes_nothing() {
+        for bad in ["panic=1m", "panic=", "panic", "panic=never"] {
+            let (settings, notices) = parse(&format!("panic=5 {bad}"));
+            let expected = if bad == "panic" {
+                "given, as text behind ="
+            } else {
+                "a number of seconds, 0 for never, below 0 for at once"
+            };
+            assert_eq!(
+                (settings.panic, notices),
+                (Some(5), vec![format!("{bad} is ignored: its value must be {expected}")])
+            );
+        }
+    }
+
+    #[test]
+    fn words_of_another_initramfs_that_are_not_followed_name_what_is() {
+        let (settings, notices) = parse(
+            "vlan=eth0.5:eth0 bond=bond0:eth0,eth1:mode=802.3ad root=live:http://u:secret@h/x.img root=/dev/sda1",
+        );
+        assert_eq!(settings, Settings::default());
+        let expected = [
+            "vlan=eth0.5:eth0 is not followed: rootbeam makes no VLAN link; let the switch port give the VLAN untagged",
+            "bond=bond0:eth0,eth1:mode=802.3ad is not followed: rootbeam makes no bond; it boots by one link of it (BOOTIF= \
+             chooses), which the switch must let work alone, and the booted system can make the bond",
+            "root=live:http://***@h/x.img is not followed: rootbeam.image=URL says where the image is",
+        ];
+        assert_eq!(notices, expected);
     }
 
     #[test]

@@ -60,12 +60,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_any_form_is_no_trouble_and_what_is_left_out_of_it_is_told() {
+    fn an_address_in_any_form_is_no_trouble_and_what_is_not_followed_of_the_network_is_told() {
         let warnings = |words: &str| {
             let found = of(&format!("rootbeam.image=http://a/b {words}"));
             found.into_iter().filter(|(level, _)| *level == Level::Warning).map(|(_, text)| text).collect::<Vec<_>>()
         };
         assert_eq!(warnings("ip=10.0.0.5::10.0.0.1:24:web1:eth0"), [""; 0]);
+        let vlan = "vlan=eth0.5:eth0 is not followed: rootbeam makes no VLAN link; let the switch port give the VLAN untagged.";
+        assert_eq!(warnings("vlan=eth0.5:eth0"), [vlan]);
         let told = "ip=eth0:dhcp:9000 is followed, except for its MTU, which ip= does not set here.";
         assert_eq!(warnings("ip=eth0:dhcp:9000"), [told]);
     }

@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// Address and port to listen on; of an IPv6 address: [::]:8080
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080", value_parser = listen)]
     pub listen: SocketAddr,
     /// Listen on this port of the address; 0 lets the system choose
     #[arg(long, value_name = "PORT")]
@@ -45,6 +45,11 @@ pub struct Args {
     /// Print address, port and URLs as one line of JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an address and a port, as 0.0.0.0:8080 or [::]:8080; --port gives a port alone".into())
 }
 
 #[derive(serde::Serialize)]
@@ -141,6 +146,14 @@ fn is_useful(ip: IpAddr, listens_on_v6: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_is_an_address_and_a_port() {
+        assert_eq!(listen("[::]:8080"), Ok((std::net::Ipv6Addr::UNSPECIFIED, 8080).into()));
+        for bad in ["8080", "localhost:80", ":80", "10.0.0.5", "::1:80"] {
+            assert!(listen(bad).is_err_and(|said| said.contains("0.0.0.0:8080 or [::]:8080")), "{bad}");
+        }
+    }
 
     #[test]
     fn a_listener_on_one_address_is_reached_there() {
