@@ -46,6 +46,9 @@ const SYSTEMD: [&str; 18] = [
     "/lib/systemd/system/systemd-halt.service",
     "/lib/systemd/system/systemd-kexec.service",
 ];
+/// Without its driver nobody hears the power button; udev loads it as one of many.
+const BUTTON: &str = "kernel/drivers/acpi/button.ko";
+const COMPRESSED: [&str; 4] = ["", ".xz", ".zst", ".gz"];
 /// What a sysvinit or a busybox runs.
 const OTHERS: [&str; 12] = [
     "/etc/inittab",
@@ -83,6 +86,8 @@ pub fn warm(root: &Root, init: &Path, kernel: &Kernel) {
             files.extend(root.names(folder).unwrap_or_default().iter().map(|name| folder.join(name)));
         }
     }
+    let modules = Path::new("/lib/modules").join(&kernel.release);
+    files.extend(COMPRESSED.map(|end| modules.join(format!("{BUTTON}{end}"))));
     read_with_needs(root, files, kernel);
 }
 

@@ -141,10 +141,10 @@ impl Guest {
         Ok(body.rsplit_once("end-").map_or(body, |(body, _)| body).replace('\r', ""))
     }
 
-    /// Waits, on a shell of the console, until systemd has started all that belongs to its target, without a failure. Before
-    /// that nobody may be there yet who hears the power button.
+    /// Waits, on a shell of the console, until systemd has started all that belongs to its target, without a failure, and
+    /// udev has loaded the devices' drivers. Before that nobody may be there yet who hears the power button.
     pub fn settle(&mut self) -> Result<()> {
-        equal(&self.shell("systemctl is-system-running --wait")?.trim(), &"running")
+        equal(&self.shell("systemctl is-system-running --wait && udevadm settle")?.trim(), &"running")
     }
 
     /// Types on its console.
