@@ -65,6 +65,8 @@ pub struct Source {
     pub location: Location,
     /// Why nothing more is asked of it until something changes, and how far it was got with.
     out: Option<(Stage, StoreCause)>,
+    /// When it is looked at again, should it be out, or lack a file.
+    back: Millis,
     failures: u32,
     /// How often it contradicted itself or sent wrong bytes.
     pub contradictions: u32,
@@ -94,6 +96,7 @@ impl Source {
         Self {
             location: Location::new(url),
             out: None,
+            back: 0,
             failures: 0,
             contradictions: 0,
             doubts: 0,
@@ -124,16 +127,27 @@ impl Source {
         self.absent.is_some()
     }
 
-    /// Until when nothing is asked of it that it may be able to answer by then: an operator may have put it right.
-    fn rests_until(&self) -> Option<Millis> {
-        self.out.as_ref().map(|_| self.ready).or(self.absent)
+    /// The same, and whether that is still believed: an operator may have put it right since.
+    pub fn is_absent_at(&self, now: Millis) -> bool {
+        self.absent.is_some_and(|until| now < until)
+    }
+
+    /// When it is taken back that was given up, or lacks a file. Where nothing but the source itself `judged` what it
+    /// brings, not for what spoke against the image.
+    fn returns_at(&self, judged: bool) -> Option<Millis> {
+        let may = |cause: &StoreCause| judged || is_of_one_file(cause) || contradiction(cause).is_some();
+        let out = self.out.as_ref().or(self.lacking.as_ref());
+        out.filter(|(_, cause)| may(cause)).map(|_| self.back)
+    }
+
+    /// Whether it is waited for.
+    fn is_waited_for(&self) -> bool {
+        self.out.is_none() && self.lacking.is_none() && !self.is_absent()
     }
 
     /// Nothing more is asked of it, but for a look now and then while others are waited for.
     fn rest(&mut self, stage: Stage, cause: StoreCause, now: Millis) {
-        if contradiction(&cause).is_none() {
-            self.ready = self.ready.max(now.saturating_add(REST));
-        }
+        self.back = if contradiction(&cause).is_some() { self.ready } else { now.saturating_add(REST) };
         self.out = Some((stage, cause));
     }
 
@@ -258,19 +272,22 @@ impl Sources {
         (source.contradictions <= LET_OFF).then_some((told, source.ready))
     }
 
-    /// When the next one that was given up, or does not have what is looked for, is taken back: while others are waited for
-    /// anyway, it may be put right. Where none is left to wait for, never.
-    pub fn next_return(&self) -> Option<Millis> {
-        self.live().find(|(_, source)| !source.is_absent())?;
-        self.all.iter().filter_map(Source::rests_until).min()
+    /// When the next one that was given up, or does not have what is looked for, may be asked again: while others are waited
+    /// for anyway, it may be put right. Where none is left to wait for, never. Whether what they bring is `judged`: else one
+    /// that was given up for what spoke against the image stays so.
+    pub fn next_return(&self, judged: bool, now: Millis) -> Option<Millis> {
+        self.all.iter().find(|source| source.is_waited_for())?;
+        let absent = self.all.iter().filter_map(|source| source.absent).filter(|until| *until > now);
+        self.all.iter().filter_map(|source| source.returns_at(judged)).chain(absent).min()
     }
 
     /// Takes back those that are due.
-    pub fn take_back(&mut self, now: Millis) {
-        if self.next_return().is_some_and(|due| due <= now) {
+    pub fn take_back(&mut self, judged: bool, now: Millis) {
+        if self.all.iter().any(Source::is_waited_for) {
             for source in &mut self.all {
-                source.out.take_if(|_| source.ready <= now);
-                source.absent.take_if(|until| *until <= now);
+                if source.returns_at(judged).is_some_and(|back| back <= now) {
+                    (source.out, source.lacking) = (None, None);
+                }
             }
         }
     }
@@ -284,7 +301,8 @@ impl Sources {
     /// It does not have what this round looks for.
     pub fn set_absent(&mut self, index: SourceIndex, now: Millis) {
         if let Some(source) = self.get_mut(index) {
-            source.absent = Some(now.saturating_add(REST));
+            // That was an answer.
+            (source.absent, source.failures) = (Some(now.saturating_add(REST)), 0);
         }
     }
 
@@ -301,9 +319,12 @@ impl Sources {
     }
 
     /// Nothing of this file is asked of it any more; false where it does not have the other one either.
-    pub fn set_lacking(&mut self, index: SourceIndex, stage: Stage, cause: StoreCause) -> bool {
+    pub fn set_lacking(&mut self, index: SourceIndex, stage: Stage, cause: StoreCause, now: Millis) -> bool {
         let source = self.get_mut(index).filter(|source| source.lacking.is_none() || source.lacks(stage));
-        source.map(|source| source.lacking = Some((stage, cause))).is_some()
+        let lacks = |source: &mut Source| {
+            (source.lacking, source.back) = (Some((stage, cause)), now.saturating_add(REST));
+        };
+        source.map(lacks).is_some()
     }
 
     /// Those that lack one of the two files are given up: nobody is left who has it.

@@ -46,8 +46,8 @@ const SYSTEMD: [&str; 18] = [
     "/lib/systemd/system/systemd-halt.service",
     "/lib/systemd/system/systemd-kexec.service",
 ];
-/// Without its driver nobody hears the power button; udev loads it as one of many.
-const BUTTON: &str = "kernel/drivers/acpi/button.ko";
+/// Without these drivers nobody hears the power button; udev loads them as two of many.
+const BUTTON: [&str; 2] = ["kernel/drivers/acpi/button.ko", "kernel/drivers/input/evdev.ko"];
 const COMPRESSED: [&str; 4] = ["", ".xz", ".zst", ".gz"];
 /// What a sysvinit or a busybox runs.
 const OTHERS: [&str; 12] = [
@@ -87,7 +87,9 @@ pub fn warm(root: &Root, init: &Path, kernel: &Kernel) {
         }
     }
     let modules = Path::new("/lib/modules").join(&kernel.release);
-    files.extend(COMPRESSED.map(|end| modules.join(format!("{BUTTON}{end}"))));
+    for module in BUTTON {
+        files.extend(COMPRESSED.map(|end| modules.join(format!("{module}{end}"))));
+    }
     read_with_needs(root, files, kernel);
 }
 

@@ -216,7 +216,16 @@ impl Engine {
         let due = self.jobs.live().filter(|job| self.is_watched(job)).map(Job::due).min();
         let stuck = self.jobs.all().filter(|job| self.is_watched(job)).map(|job| self.stuck_at(job)).min();
         let untold = (self.tally != self.told.1 && self.tally.total > 0).then(|| self.told.0.saturating_add(PROGRESS));
-        [self.wake, due, stuck, untold, self.sources.next_return()].into_iter().flatten().min()
+        [self.wake, due, stuck, untold, self.sources.next_return(self.judges(), self.now)].into_iter().flatten().min()
+    }
+
+    /// Whether something else than its source tells what is right of what is asked for.
+    fn judges(&self) -> bool {
+        match &self.phase {
+            Phase::Opening(_) => false,
+            Phase::Image { image, .. } => image.has_hashes(),
+            _ => true,
+        }
     }
 
     /// What to do with the bytes of a job.

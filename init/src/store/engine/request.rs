@@ -35,7 +35,7 @@ impl Engine {
     /// Goes on as far as it can without an event.
     pub(super) fn pump(&mut self, now: Millis) {
         self.wake = None;
-        self.sources.take_back(now);
+        self.sources.take_back(self.judges(), now);
         // Each turn gives a source or a rung up, so the number of turns is bounded by theirs.
         for _ in 0..4096 {
             if self.failed || matches!(self.phase, Phase::Recovering { .. } | Phase::Completing { .. } | Phase::Done) {
@@ -88,10 +88,15 @@ impl Engine {
                 // Where nothing boots without a proof, one that may still come is worth any wait.
                 let waits = self.demands_manifest() || self.patience == Patience::Endless;
                 let answered = !waits && self.sources.live().any(|(_, source)| source.is_absent());
+                let lost = |index| answered && self.is_away(index, now);
+                // Who has answered is looked at again while others are waited for, and after those.
+                if self.sources.live().all(|(index, source)| source.is_absent() || lost(index)) {
+                    return Next::Exhausted;
+                }
                 self.sources.next(now, |index| {
                     let source = self.sources.get(index)?;
-                    let lost = answered && self.is_away(index, now);
-                    (!source.is_absent() && !lost).then_some(source.doubts)
+                    let fits = !source.is_absent_at(now) && !lost(index);
+                    fits.then_some(source.doubts.saturating_add(source.is_absent().into()))
                 })
             }
             Phase::Signature { source, .. } => {
@@ -133,8 +138,10 @@ impl Engine {
         let resumes = validator.is_some() || plan.whole.is_some();
         let (_, source) = self.sources.live().find(|(index, _)| index == own)?;
         let soon = source.readiness().0 <= now.saturating_add(OWN_PAUSE);
-        let patient = soon && self.sources.failures(*own) < OWN_PATIENCE;
-        (image.verified() > 0 && !any && resumes && patient).then_some(*own)
+        // Silence takes its time by itself.
+        let silent = matches!(source.tally.trouble, Some(FetchCause::Stalled | FetchCause::Unreachable));
+        let patient = soon && self.sources.failures(*own) < if silent { OWN_PATIENCE / 2 } else { OWN_PATIENCE };
+        (image.verified() > 0 && !any && resumes && !source.whole_only && patient).then_some(*own)
     }
 
     /// No source is left for what this phase wants.
@@ -411,7 +418,7 @@ impl Engine {
             // Where one has the list and another the image, each is asked for what it has.
             let lacks = cause.is_absence() && self.lists();
             let cause = StoreCause::Fetch { source, cause };
-            let lacks = lacks && self.sources.set_lacking(source, stage, cause.clone());
+            let lacks = lacks && self.sources.set_lacking(source, stage, cause.clone(), now);
             let same = |job: &&Job| job.source == source && (!lacks || job.stage == stage);
             for other in self.jobs.live().filter(same).map(|job| job.number).collect::<Vec<_>>() {
                 self.cancel(other);

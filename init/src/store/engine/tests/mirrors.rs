@@ -106,14 +106,14 @@ fn a_source_that_asks_for_a_long_pause_is_not_waited_for_where_another_has_it() 
     });
     assert!(at.is_some_and(|at| at < 1000), "{at:?}: {asked:?}");
     // A proof that nobody demands.
-    let (at, asked) = search(wanted_unproven(), |url, _| match url.starts_with("http://a/") {
+    let (at, asked) = search(in_need_of_nothing(), |url, _| match url.starts_with("http://a/") {
         true => Reply::After(10, busy()),
         false => Reply::After(10, Err(NOT_FOUND)),
     });
     assert!(at.is_some_and(|at| at < 1000), "{at:?}: {asked:?}");
 }
 
-fn wanted_unproven() -> Wanted {
+fn in_need_of_nothing() -> Wanted {
     Wanted { stall_seconds: 10, ..wanted(&THREE[..2]) }
 }
 
@@ -149,7 +149,7 @@ fn what_a_source_is_given_up_for_may_be_put_right_while_another_is_waited_for() 
 
 /// Without a manifest, at the image's request: the first source, which has sent two chunks of it.
 fn begun(validator: Option<&str>) -> Run {
-    let mut run = Run::new(wanted_unproven());
+    let mut run = Run::new(in_need_of_nothing());
     run.on(Event::Fetcher);
     // Neither has manifest or checksum.
     while urls(&run.failed(NOT_FOUND)) != ["http://a/web.img"] {}
@@ -197,9 +197,96 @@ fn what_came_of_an_image_without_hashes_is_not_thrown_away_for_a_moments_break()
     let actions = run.failed(FetchCause::Reset);
     let (asked, _) = until_asked(&mut run, actions);
     assert_eq!((asked.url.as_str(), asked.range), ("http://b/web.img", None));
+    // The sooner where it takes its time to fail.
+    let mut run = begun(Some("\"v1\""));
+    for (url, range) in [("http://a/web.img", Some(rest)), ("http://b/web.img", None)] {
+        run.now += 10_000;
+        let actions = run.failed(FetchCause::Stalled);
+        let (asked, _) = until_asked(&mut run, actions);
+        assert_eq!((asked.url.as_str(), asked.range), (url, range));
+    }
     // So is one of which nothing tells whether its file is the same still.
     let mut run = begun(None);
     let actions = run.failed(FetchCause::Reset);
     let (asked, _) = until_asked(&mut run, actions);
     assert_eq!((asked.url.as_str(), asked.range), ("http://b/web.img", None));
+}
+
+#[test]
+fn sources_that_take_their_time_to_say_that_they_have_no_proof_end_the_search_for_it() {
+    let sources: Vec<String> = (0..8).map(|number| format!("http://{number}/web.img")).collect();
+    let wanted = Wanted { stall_seconds: 10, ..wanted(&sources.iter().map(String::as_str).collect::<Vec<_>>()) };
+    let (at, asked) = search(wanted, |_, _| Reply::After(9000, Err(NOT_FOUND)));
+    assert!(at.is_some_and(|at| at < 8 * MINUTE), "{at:?}: {asked:?}");
+}
+
+#[test]
+fn an_image_that_its_own_manifest_spoke_against_does_not_come_back_without_one() {
+    let other =
+        String::from_utf8(manifest()).unwrap().replace("\"version\": 1", "\"kernel\": \"5.10.0\", \"version\": 1");
+    let mut run = Run::new(in_need_of_nothing());
+    run.on(Event::Fetcher);
+    run.document(other.into_bytes());
+    let mut asked = Vec::new();
+    while run.now < 5 * MINUTE {
+        run.confirm();
+        let actions = match run.engine.jobs.live().last().cloned() {
+            Some(job) if job.stage == Stage::Discovery => run.failed(NOT_FOUND),
+            Some(_) => run.failed(FetchCause::Refused),
+            None => {
+                run.now = run.engine.deadline().expect("nothing is waited for").max(run.now + 100);
+                run.on(Event::Timer)
+            }
+        };
+        asked.extend(urls(&actions));
+    }
+    assert!(asked.iter().any(|url| url == "http://b/web.img"), "{asked:?}");
+    assert!(!asked.iter().any(|url| url == "http://a/web.img"), "{asked:?}");
+}
+
+#[test]
+fn a_mirror_without_the_chunk_list_serves_chunks_at_once() {
+    let mut run = Run::new(in_need_of_nothing());
+    run.on(Event::Fetcher);
+    run.document(manifest());
+    assert_eq!(urls(&run.on(Event::Admitted)), ["http://a/web.img.chunks"]);
+    // The list is small: it is asked of the other one where the first fails.
+    assert_eq!(urls(&run.failed(NOT_FOUND)), ["http://b/web.img.chunks"]);
+    run.confirm();
+    run.head(list().len() as u64);
+    run.list_chunk();
+    let asked = urls(&run.actions());
+    assert!(!asked.is_empty() && run.engine.sources.live().count() == 2, "{asked:?}");
+    assert!(run.engine.sources.all().all(|(_, source)| source.readiness().0 <= run.now));
+}
+
+#[test]
+fn a_mirror_without_the_signature_serves_chunks_at_once() {
+    let (wanted, signature) = signed(&THREE[..2]);
+    let mut run = Run::new(wanted);
+    run.on(Event::Fetcher);
+    run.document(manifest());
+    // The first one lacks the signature.
+    assert_eq!(urls(&run.failed(NOT_FOUND)), ["http://b/web.img.manifest"]);
+    run.document(manifest());
+    run.document(signature);
+    assert_eq!(urls(&run.on(Event::Admitted)), ["http://a/web.img.chunks"]);
+}
+
+#[test]
+fn a_source_that_lacks_the_image_is_looked_at_again_while_a_dead_one_is_waited_for() {
+    let mut run = Run::at_image(&THREE[..2]);
+    let mut asked = 0;
+    while run.now < 10 * MINUTE {
+        run.confirm();
+        let Some(job) = run.engine.jobs.live().last().cloned() else {
+            run.now = run.engine.deadline().expect("nothing is waited for").max(run.now + 100);
+            run.on(Event::Timer);
+            continue;
+        };
+        asked += u32::from(job.source == 0);
+        let said = news(&run.failed(if job.source == 0 { NOT_FOUND } else { FetchCause::Refused }));
+        assert!(!said.iter().any(|news| matches!(news, StoreNews::Failed(_))), "{said:?}");
+    }
+    assert!((8..12).contains(&asked), "{asked} times in ten minutes");
 }
