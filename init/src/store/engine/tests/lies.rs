@@ -14,7 +14,7 @@ impl Run {
     }
 
     /// Until something is due.
-    fn pass(&mut self) {
+    pub(super) fn pass(&mut self) {
         // Progress, which nobody takes here, is due for ever.
         self.now = self.engine.deadline().unwrap().max(self.now + 100);
     }

@@ -50,7 +50,7 @@ fn search(wanted: Wanted, reply: impl Fn(&str, Millis) -> Reply) -> (Option<Mill
             }
             None => {
                 assert!(!news(&actions).iter().any(|news| matches!(news, StoreNews::Failed(_))), "{actions:?}");
-                run.now = run.engine.deadline().expect("nothing is waited for").max(run.now + 1);
+                run.pass();
                 run.on(Event::Timer)
             }
         };
@@ -173,8 +173,7 @@ fn until_asked(run: &mut Run, mut actions: Vec<Action>) -> (Asked, Vec<Action>) 
         if let Some(Action::Get(request)) = actions.iter().find(|action| matches!(action, Action::Get(_))) {
             return (request.asked.clone(), actions);
         }
-        // Progress, which nobody takes here, is due for ever.
-        run.now = run.engine.deadline().expect("nothing is waited for").max(run.now + 100);
+        run.pass();
         actions = run.on(Event::Timer);
     }
     panic!("nothing is asked for");
@@ -234,7 +233,7 @@ fn an_image_that_its_own_manifest_spoke_against_does_not_come_back_without_one()
             Some(job) if job.stage == Stage::Discovery => run.failed(NOT_FOUND),
             Some(_) => run.failed(FetchCause::Refused),
             None => {
-                run.now = run.engine.deadline().expect("nothing is waited for").max(run.now + 100);
+                run.pass();
                 run.on(Event::Timer)
             }
         };
@@ -280,7 +279,7 @@ fn a_source_that_lacks_the_image_is_looked_at_again_while_a_dead_one_is_waited_f
     while run.now < 10 * MINUTE {
         run.confirm();
         let Some(job) = run.engine.jobs.live().last().cloned() else {
-            run.now = run.engine.deadline().expect("nothing is waited for").max(run.now + 100);
+            run.pass();
             run.on(Event::Timer);
             continue;
         };
