@@ -67,7 +67,7 @@ fn connect(machine: &mut Machine, crew: &mut Crew) -> Result<(), Failure> {
         let lease = network::await_lease(crew, &mut machine.modules, &machine.settings)
             .map_err(|failure| causes::without_drivers(failure, machine.modules.mismatch()))?;
         network::write_resolver(&lease);
-        crew.turns.leased(&lease.link, Instant::now());
+        crew.lease_came(&lease.link, Instant::now())?;
         machine.end(step, network::describe(&lease), 0);
         machine.take_lease(lease);
     }

@@ -90,10 +90,7 @@ pub fn attend(
             write_resolver(lease);
             crew.lease = Some(named(lease.clone(), settings));
             if let News::Net(NetNews::Up(_)) = news {
-                let (order, turn) = crew.turns.leased(&lease.link, Instant::now());
-                order.map_or(Ok(()), |order| crew.order_network(order))?;
-                crew.turned.extend(turn.iter().filter(|turn| !turn.again).cloned());
-                return Ok(turn);
+                return crew.lease_came(&lease.link, Instant::now());
             }
         }
         News::Net(NetNews::Asking { link }) => log::info!("asking for an address on {link}"),

@@ -7,6 +7,7 @@ mod team;
 
 use crate::contract::{fd, role};
 use crate::failure::{Failure, Step};
+use crate::label::Label;
 use crate::messages::{KeeperNews, KeeperOrder, Lease, Left, NetNews, NetOrder, StoreNews, StoreOrder};
 use crate::modules::Uevent;
 use crate::sys::channel::{self, Received, SendError};
@@ -117,17 +118,32 @@ impl Crew {
 
     /// Has the net worker ask by other links where it is time for that: at once where the boot `failed` by the present one.
     pub fn turn_links(&mut self, failed: bool, now: Instant) -> Result<(), Failure> {
-        self.turns.order(failed, now).map_or(Ok(()), |order| self.order_network(order))
+        let order = self.turns.order(failed, now);
+        self.pass_on(order)
     }
 
     /// A source has answered: the link by which it did is kept.
     pub fn keep_link(&mut self) -> Result<(), Failure> {
-        self.turns.reached().map_or(Ok(()), |order| self.order_network(order))
+        let order = self.turns.reached();
+        self.pass_on(order)
+    }
+
+    /// A lease came on `link`: the turn of another one that ended so.
+    pub fn lease_came(&mut self, link: &Label, now: Instant) -> Result<Option<Turn>, Failure> {
+        let (order, turn) = self.turns.leased(link, now);
+        self.turned.extend(turn.iter().filter(|turn| !turn.again).cloned());
+        self.pass_on(order)?;
+        Ok(turn)
     }
 
     /// The boot is tried again: where no source has answered by the present link, each may have its turn again.
     pub fn turn_links_anew(&mut self, now: Instant) -> Result<(), Failure> {
-        self.turns.anew(now).map_or(Ok(()), |order| self.order_network(order))
+        let order = self.turns.anew(now);
+        self.pass_on(order)
+    }
+
+    fn pass_on(&mut self, order: Option<NetOrder>) -> Result<(), Failure> {
+        order.map_or(Ok(()), |order| self.order_network(order))
     }
 
     /// Starts the store of the image that is next, without work yet: its start is hidden behind the wait for the network.
