@@ -14,12 +14,12 @@ use crate::settings::Settings;
 use crate::sys::machine::Kernel;
 use crate::sys::tree::Root;
 use crate::sys::{console, machine};
-use program::{Program, Unfit, judge};
+use program::{follow, judge};
 use std::path::{Path, PathBuf};
 use switch::RootKind;
 
 /// Where the kernel itself looks for an init (init/main.c).
-const CANDIDATES: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+pub const CANDIDATES: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
 
 /// Finds the program that becomes PID 1.
 pub fn find_init(root: &Root, settings: &Settings, kernel: &Kernel) -> Result<PathBuf, Failure> {
@@ -27,7 +27,8 @@ pub fn find_init(root: &Root, settings: &Settings, kernel: &Kernel) -> Result<Pa
     let candidates = asked.unwrap_or_else(|| CANDIDATES.iter().map(PathBuf::from).collect());
     let mut reasons = Vec::new();
     for path in &candidates {
-        let why = match fitness(root, path, kernel) {
+        let judged = |path: &Path| root.look(path).ok().flatten().map(|look| judge(&look, &kernel.machine));
+        let why = match follow(path, judged) {
             Ok(true) => return Ok(path.clone()),
             Ok(false) => "is not there".to_owned(),
             Err(unfit) => unfit.to_string(),
@@ -47,30 +48,6 @@ pub fn find_init(root: &Root, settings: &Settings, kernel: &Kernel) -> Result<Pa
 
 fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy(), 120)
-}
-
-/// Whether `path` is there and can be executed; a script's interpreter may be a script or a dynamic program again.
-fn fitness(root: &Root, path: &Path, kernel: &Kernel) -> Result<bool, Unfit> {
-    let mut path = path.to_owned();
-    let mut first = true;
-    // The kernel follows five interpreters (BINPRM_MAX_RECURSION); three make every real chain.
-    for _ in 0..4 {
-        let look = root.look(&path).ok().flatten();
-        let judged = match look {
-            None if first => return Ok(false),
-            None => Err(Unfit::Interpreter { interpreter: shown(&path), why: "is not there".to_owned() }),
-            Some(look) => judge(&look, &kernel.machine).map_err(|unfit| match first {
-                true => unfit,
-                false => Unfit::Interpreter { interpreter: shown(&path), why: unfit.to_string() },
-            }),
-        };
-        match judged? {
-            Program::Static => return Ok(true),
-            Program::Interpreted(interpreter) => path = interpreter.into(),
-        }
-        first = false;
-    }
-    Ok(true)
 }
 
 /// The warning that the image has no modules for the running kernel. One without any may be made for a kernel that has

@@ -1,6 +1,8 @@
 //! Which program becomes the real init, decided before the root is switched, while a failure can still be told.
 
+use crate::label::printable;
 use crate::sys::tree::Look;
+use std::path::Path;
 
 /// What a usable program needs besides itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,30 @@ pub enum Unfit {
         /// What is the matter with it.
         why: String,
     },
+}
+
+/// Whether there is a program at `path` that can be executed, by what `judged` says of a file, none where it is not there; a
+/// script's interpreter may be a script or a dynamic program again.
+pub fn follow(path: &Path, mut judged: impl FnMut(&Path) -> Option<Result<Program, Unfit>>) -> Result<bool, Unfit> {
+    let mut path = path.to_owned();
+    let mut first = true;
+    // The kernel follows five interpreters (BINPRM_MAX_RECURSION); three make every real chain.
+    for _ in 0..4 {
+        let interpreter =
+            |why: String| Unfit::Interpreter { interpreter: printable(&path.to_string_lossy(), 120), why };
+        let program = match judged(&path) {
+            None if first => return Ok(false),
+            None => return Err(interpreter("is not there".to_owned())),
+            Some(judged) if first => judged?,
+            Some(judged) => judged.map_err(|unfit| interpreter(unfit.to_string()))?,
+        };
+        match program {
+            Program::Static => return Ok(true),
+            Program::Interpreted(interpreter) => path = interpreter.into(),
+        }
+        first = false;
+    }
+    Ok(true)
 }
 
 /// Judges a file by what was seen of it; `machine` is `uname -m`.

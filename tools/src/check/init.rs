@@ -4,22 +4,21 @@ use super::archive::Archive;
 use super::system::{Entry, Tree};
 use super::verdict::{About, Verdict};
 use rootbeam_init::contract;
-use rootbeam_init::label::printable;
+use rootbeam_init::root::CANDIDATES;
 use rootbeam_init::root::program::{self, Program, Unfit};
 use rootbeam_init::settings::Settings;
 use rootbeam_init::sys::tree::Look;
+use std::path::Path;
 
 const SYSTEM: About = About::System;
 /// What a boot looks at of a program, in bytes.
 pub const HEAD: u64 = 4096;
-/// The programs that a boot looks at: one, its interpreter, and the interpreters of that.
-const CHAIN: usize = 4;
 
 /// What is started as the real init, the first that is fit.
 pub fn candidates(settings: &Settings) -> Vec<String> {
     match &settings.init {
         Some(given) => vec![given.to_string_lossy().into_owned()],
-        None => ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"].map(str::to_owned).into(),
+        None => CANDIDATES.map(str::to_owned).into(),
     }
 }
 
@@ -34,20 +33,22 @@ pub fn machine(archive: &Archive) -> Option<String> {
 
 /// A file whose first bytes have to be read for [`judge`], if there is one.
 pub fn unread(tree: &Tree, settings: &Settings) -> Option<String> {
-    candidates(settings).iter().find_map(|path| follow(tree, path, None).ok().flatten())
+    candidates(settings).iter().find_map(|path| follow(tree, path, None).1)
 }
 
 /// Judges the init that a boot would choose on this machine. What was not read of a layer is taken for fit.
 pub fn judge(tree: &Tree, settings: &Settings, machine: Option<&str>) -> Verdict {
     let mut reasons = Vec::new();
     for path in candidates(settings) {
-        match follow(tree, &path, machine) {
-            Ok(_) => return SYSTEM.ok(format!("The real init is {path}.")),
-            Err(why) if settings.init.is_some() => {
-                return SYSTEM.failure(format!("init={path}: it {why}; correct it, or the image."));
-            }
-            Err(why) => reasons.push(format!("{path} {why}")),
+        let why = match follow(tree, &path, machine).0 {
+            Ok(true) => return SYSTEM.ok(format!("The real init is {path}.")),
+            Ok(false) => "is not there".to_owned(),
+            Err(unfit) => unfit.to_string(),
+        };
+        if settings.init.is_some() {
+            return SYSTEM.failure(format!("init={path}: it {why}; correct it, or the image."));
         }
+        reasons.push(format!("{path} {why}"));
     }
     SYSTEM.failure(format!(
         "The image has no init ({}): build it from a system that has one, or name one with init=.",
@@ -55,29 +56,21 @@ pub fn judge(tree: &Tree, settings: &Settings, machine: Option<&str>) -> Verdict
     ))
 }
 
-/// Follows a program and its interpreters as a boot does: up to a file that was not read, or to the end; or why they
-/// cannot start.
-fn follow(tree: &Tree, path: &str, machine: Option<&str>) -> Result<Option<String>, String> {
-    let mut here = path.to_owned();
-    for step in 0..CHAIN {
-        let whole = |why: String| match step {
-            0 => why,
-            _ => Unfit::Interpreter { interpreter: printable(&here, 120), why }.to_string(),
-        };
-        let Some((place, entry)) = tree.resolve(&here) else { return Err(whole("is not there".to_owned())) };
-        let found = match entry {
-            Entry::File(mode) => match tree.texts.get(&place) {
-                Some(text) => look((*mode).into(), text),
-                None => return Ok(Some(place)),
-            },
-            _ => Look { regular: false, ..look(0, b"") },
-        };
-        match fitness(&found, machine).map_err(|unfit| whole(unfit.to_string()))? {
-            Program::Static => return Ok(None),
-            Program::Interpreted(interpreter) => here = interpreter,
-        }
-    }
-    Ok(None)
+/// Whether a program is there and can start, and a file that was not read and counts as fit so far.
+fn follow(tree: &Tree, path: &str, machine: Option<&str>) -> (Result<bool, Unfit>, Option<String>) {
+    let mut unread = None;
+    let fit = program::follow(Path::new(path), |path| {
+        let (place, entry) = tree.resolve(&path.to_string_lossy())?;
+        Some(match (entry, tree.texts.get(&place)) {
+            (Entry::File(mode), Some(text)) => fitness(&look((*mode).into(), text), machine),
+            (Entry::File(_), None) => {
+                unread = Some(place);
+                Ok(Program::Static)
+            }
+            _ => fitness(&Look { regular: false, ..look(0, b"") }, machine),
+        })
+    });
+    (fit, unread)
 }
 
 /// As the boot judges it, on a machine that runs it where nothing is known of the machine.
